@@ -133,7 +133,7 @@ class ActivationCache(Mapping[str, Tensor]):
     def _scores(self, layer: int) -> Tensor:
         q, k = (self._stored[block_name(layer, f"attn.hook_{letter}")] for letter in "qk")
         if self.cfg.reorder_and_upcast_attn:
-            q, k = q.float(), k.float()
+            q, k = formula.at_least_float32(q), formula.at_least_float32(k)
         mask = self._key_mask
         if mask is None:
             mask = torch.ones(1, k.shape[1], dtype=torch.bool, device=k.device)

@@ -50,7 +50,7 @@ class ModelConfig:
     scale_attn_by_inverse_layer_idx: bool = False
     """Divide q·k in layer l by l + 1 as well."""
     reorder_and_upcast_attn: bool = False
-    """Compute scores and softmax in float32 whatever the weights' type."""
+    """Compute scores and softmax in float32 if the weights' type is coarser."""
     tie_word_embeddings: bool = True
     """The unembedding is the transposed token embedding."""
     n_classes: int | None = None

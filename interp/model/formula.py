@@ -46,6 +46,11 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers, in float32 if their own type is coarser."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def layer_norm_scale(x: Float[Tensor, "*any d_model"], eps: float) -> Float[Tensor, "*any 1"]:
     """The denominator of a LayerNorm, √(variance + eps)."""
     return (x.var(dim=-1, unbiased=False, keepdim=True) + eps).sqrt()
@@ -77,7 +82,7 @@ def attention_scores(
     q: Float[Tensor, "batch query_pos head d_head"],
     k: Float[Tensor, "batch key_pos head d_head"],
     factor: float,
-    allowed: Bool[Tensor, "batch 1 query_pos key_pos"],
+    allowed: Bool[Tensor, "#batch 1 query_pos key_pos"],
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
     """q·k times `factor`, with -inf where a query may not look."""
     dot = einsum(

@@ -107,7 +107,7 @@ class Generates(TextInterface, nn.Module):
         Raises:
             PromptError: the result would be longer than `n_ctx`, or the settings make no sense.
         """
-        batch = self._read_prompt(input, prepend_bos)
+        batch = self.as_batch(input, prepend_bos)
         if not bool(batch.attention_mask.all()):
             raise PromptError("Prompts of unequal length: generate for one prompt at a time.")
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}

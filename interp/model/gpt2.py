@@ -106,7 +106,7 @@ class Attention(nn.Module):
         if past is not None:
             k, v = past.extend(self.layer, k, v)
         looked_at = at.wants("attn.hook_attn_scores") or at.wants("attn.hook_pattern")
-        openly = looked_at or (self.upcast and q.dtype != torch.float32)
+        openly = looked_at or (self.upcast and q.dtype.itemsize < 4)
         z = (
             self._attend_openly(q, k, v, at, key_mask)
             if openly
@@ -127,7 +127,7 @@ class Attention(nn.Module):
             key_mask = torch.ones(1, k.shape[1], dtype=torch.bool, device=k.device)
         allowed = formula.allowed_keys(q.shape[1], key_mask)
         if self.upcast:
-            q, k = q.float(), k.float()
+            q, k = formula.at_least_float32(q), formula.at_least_float32(k)
         scores = formula.attention_scores(q, k, self.factor, allowed)
         pattern = formula.attention_pattern(at("attn.hook_attn_scores", scores)).to(v.dtype)
         return formula.weighted_values(at("attn.hook_pattern", pattern), v)
@@ -381,7 +381,7 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
         self, input: Prompt, prepend_bos: bool | None, mask: Tensor | None, n_past: int
     ) -> TokenBatch:
         """The prompt with a mask that covers prefix and input."""
-        batch = self._read_prompt(input, prepend_bos)
+        batch = self.as_batch(input, prepend_bos)
         n_keys = n_past + batch.tokens.shape[1]
         if n_keys > self.cfg.n_ctx:
             raise PromptError(f"The prompt has {n_keys} tokens; the model takes {self.cfg.n_ctx}.")
@@ -453,7 +453,9 @@ def next_token_loss(
 ) -> Float[Tensor, "batch predicted"]:
     """Cross-entropy in nats of each next token; 0 where that is padding."""
     flat = rearrange(logits[:, :-1], "batch pos d_vocab -> (batch pos) d_vocab")
-    loss = F.cross_entropy(flat, batch.tokens[:, 1:].flatten(), reduction="none")
+    loss = F.cross_entropy(
+        formula.at_least_float32(flat), batch.tokens[:, 1:].flatten(), reduction="none"
+    )
     return loss.reshape(len(batch.tokens), -1) * batch.attention_mask[:, 1:]
 
 

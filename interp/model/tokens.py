@@ -206,10 +206,10 @@ class TextInterface:
         """
         if isinstance(input, str):
             return torch.tensor([self._ids(input, prepend_bos)], device=self.cfg.device)
-        return self._read_prompt(input, prepend_bos).tokens
+        return self.as_batch(input, prepend_bos).tokens
 
-    def _read_prompt(self, input: Prompt, prepend_bos: bool | None) -> TokenBatch:
-        """Any prompt as a batch with its mask."""
+    def as_batch(self, input: Prompt, prepend_bos: bool | None = None) -> TokenBatch:
+        """Any prompt as a batch with its mask; all ids of a tensor count as real tokens."""
         if isinstance(input, TokenBatch):
             return input
         if isinstance(input, str):
