@@ -1,0 +1,122 @@
+"""Results to Altair charts, one function per picture.
+
+Colours are safe for colour-blind readers: `viridis` for amounts, `purpleorange` around zero with a
+symmetric range. Titles say what is shown and in which unit; tooltips give the exact numbers.
+"""
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+CELL = 34
+"""Pixels of a heat-map cell."""
+
+
+def head_map(table: pd.DataFrame, value: str, title: str, *, signed: bool = False) -> alt.Chart:
+    """One number per head, layers downwards.
+
+    Args:
+        table: Columns `layer`, `head` and `value`.
+        signed: Colour around zero instead of from the smallest to the largest.
+    """
+    largest = max(float(table[value].abs().max()), 1e-9)
+    domain = [-largest, largest] if signed else [0, largest]
+    scale = alt.Scale(scheme="purpleorange" if signed else "viridis", domain=domain)
+    return (
+        alt.Chart(table)
+        .mark_rect()
+        .encode(
+            x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("layer:O", title="layer"),
+            color=alt.Color(f"{value}:Q", scale=scale, title=None),
+            tooltip=["layer:O", "head:O", alt.Tooltip(f"{value}:Q", format=".5f")],
+        )
+        .properties(title=title, width=alt.Step(CELL), height=alt.Step(CELL))
+    )
+
+
+def token_labels(tokens: Sequence[str]) -> list[str]:
+    """Axis labels that stay distinct when a token repeats: position and text."""
+    return [f"{position} {token}" for position, token in enumerate(tokens)]
+
+
+def attention_row(weights: Sequence[float], tokens: Sequence[str], title: str) -> alt.Chart:
+    """How one query divides its attention among the keys: bars that sum to 1."""
+    table = pd.DataFrame({"token": token_labels(tokens), "weight": list(weights)})
+    return (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X("weight:Q", title="attention weight", scale=alt.Scale(domain=[0, 1])),
+            y=alt.Y("token:N", sort=None, title="key"),
+            tooltip=["token:N", alt.Tooltip("weight:Q", format=".5f")],
+        )
+        .properties(title=title, width=360, height=alt.Step(18))
+    )
+
+
+def attention_matrix(
+    pattern: Float[Tensor, "query_pos key_pos"], tokens: Sequence[str], title: str
+) -> alt.Chart:
+    """A head's whole pattern: each row is a query and sums to 1; masked keys are left out."""
+    labels = token_labels(tokens)
+    table = pd.DataFrame(
+        [
+            {"query": labels[query], "key": labels[key], "weight": float(pattern[query, key])}
+            for query in range(len(labels))
+            for key in range(query + 1)
+        ]
+    )
+    return (
+        alt.Chart(table)
+        .mark_rect()
+        .encode(
+            x=alt.X("key:N", sort=None, title="key (read from)", axis=alt.Axis(labelAngle=-60)),
+            y=alt.Y("query:N", sort=None, title="query (reading)"),
+            color=alt.Color(
+                "weight:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title="weight"
+            ),
+            tooltip=["query:N", "key:N", alt.Tooltip("weight:Q", format=".5f")],
+        )
+        .properties(title=title, width=alt.Step(18), height=alt.Step(18))
+    )
+
+
+def intervals(table: pd.DataFrame, title: str, unit: str) -> alt.LayerChart:
+    """Means with intervals.
+
+    Args:
+        table: Columns `condition`, `mean`, `low`, `high`.
+        unit: Of the numbers, for the axis.
+    """
+    base = alt.Chart(table).encode(y=alt.Y("condition:N", sort=None, title=None))
+    tooltip = [
+        "condition:N",
+        *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("mean", "low", "high")),
+    ]
+    bar = base.mark_bar(opacity=0.8).encode(x=alt.X("mean:Q", title=unit), tooltip=tooltip)
+    rule = base.mark_rule(strokeWidth=3, color="#e45756").encode(x="low:Q", x2="high:Q")
+    return alt.layer(bar, rule).properties(title=title, width=460, height=alt.Step(26))
+
+
+def lines(
+    table: pd.DataFrame, x: str, y: str, series: str, title: str, *, log_x: bool = False,
+    log_y: bool = False,
+) -> alt.Chart:  # fmt: skip
+    """One line per series, with points; axes logarithmic on request (to base 2 and 10)."""
+    x_scale = alt.Scale(type="log", base=2) if log_x else alt.Undefined
+    y_scale = alt.Scale(type="log", base=10) if log_y else alt.Undefined
+    return (
+        alt.Chart(table)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X(f"{x}:Q", scale=x_scale),
+            y=alt.Y(f"{y}:Q", scale=y_scale),
+            color=alt.Color(f"{series}:N", title=None, scale=alt.Scale(scheme="tableau10")),
+            tooltip=[f"{series}:N", f"{x}:Q", alt.Tooltip(f"{y}:Q", format=".4g")],
+        )
+        .properties(title=title, width=420, height=260)
+    )

@@ -1,0 +1,113 @@
+"""A study as something to read and to trace: one HTML file that works offline, CSV, run.json."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import pandas as pd
+import vl_convert
+
+PACKAGES = ("interp", "torch", "transformers", "transformer-lens", "numpy", "pandas", "xarray")
+"""Packages whose versions a run records."""
+
+
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Wraps the steps of a long computation and shows how far it is; takes (steps, description)."""
+
+
+def no_progress(steps: Sequence[Any], description: str) -> Iterable[Any]:  # noqa: ARG001
+    """Show nothing."""
+    return steps
+
+
+@dataclass(frozen=True)
+class Section:
+    """One step of a study: a heading, what the numbers say in plain words, and the numbers."""
+
+    title: str
+    reading: tuple[str, ...]
+    """Paragraphs composed from the numbers."""
+    table: pd.DataFrame | None = None
+    charts: tuple[alt.Chart | alt.LayerChart, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """The title as a file name."""
+        return re.sub(r"[^a-z0-9]+", "_", self.title.lower()).strip("_")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's question, its steps, and everything needed to repeat it."""
+
+    title: str
+    question: str
+    sections: tuple[Section, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments, seed, model name and model hash."""
+
+    def write(self, folder: Path, *, command: str) -> Path:
+        """Write `report.html`, one CSV per table and `run.json`; return the HTML's path.
+
+        Args:
+            command: The command line or call that made the study.
+
+        Each file appears whole or not at all.
+        """
+        run = self._run_record(command)
+        texts = {
+            "report.html": self._html(run),
+            "run.json": json.dumps(run, indent=2, ensure_ascii=False) + "\n",
+        }
+        for section in self.sections:
+            if section.table is not None:
+                texts[f"{section.slug}.csv"] = section.table.to_csv(index=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            _write(folder / name, text)
+        return folder / "report.html"
+
+    def _run_record(self, command: str) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "command": command,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "settings": dict(self.settings),
+            "versions": {package: version(package) for package in PACKAGES},
+        }
+
+    def _html(self, run: Mapping[str, Any]) -> str:
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("interp"), autoescape=True, undefined=jinja2.StrictUndefined
+        )
+        environment.filters["number"] = format_cell
+        page = environment.get_template("report.html.jinja")
+        specs = [[chart.to_dict() for chart in section.charts] for section in self.sections]
+        return page.render(report=self, specs=specs, run=run, vega=_vega_bundle())
+
+
+def format_cell(value: object) -> str:
+    """A table cell for reading: four significant digits for numbers, text as it is."""
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.4g}"
+    return str(value)
+
+
+@cache
+def _vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, so that the page needs no network."""
+    return vl_convert.javascript_bundle()
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,60 @@
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from interp import charts
+
+HEADS = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "effect": [0.5, -2.0, 0.0, 1.0]})
+
+
+def rows(chart) -> list[dict]:
+    """The data that a chart shows."""
+    (table,) = chart.to_dict()["datasets"].values()
+    return table
+
+
+def test_a_signed_head_map_has_a_symmetric_range_around_zero():
+    spec = charts.head_map(HEADS, "effect", "Effect (logits)", signed=True).to_dict()
+    assert spec["encoding"]["color"]["scale"]["domain"] == [-2.0, 2.0]
+    assert spec["title"] == "Effect (logits)"
+    assert rows(charts.head_map(HEADS, "effect", ""))[1] == {"layer": 0, "head": 1, "effect": -2.0}
+
+
+def test_a_map_of_zeros_still_has_a_range():
+    spec = charts.head_map(HEADS.assign(effect=0.0), "effect", "", signed=True).to_dict()
+    low, high = spec["encoding"]["color"]["scale"]["domain"]
+    assert low < high
+
+
+def test_repeated_tokens_stay_apart_in_an_attention_row():
+    shown = rows(charts.attention_row([0.25, 0.75], [" the", " the"], ""))
+    assert shown == [{"token": "0  the", "weight": 0.25}, {"token": "1  the", "weight": 0.75}]
+
+
+def test_an_attention_matrix_leaves_out_what_is_masked():
+    pattern = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
+    shown = rows(charts.attention_matrix(pattern, ["a", "b"], ""))
+    assert [(row["query"], row["key"], row["weight"]) for row in shown] == [
+        ("0 a", "0 a", 1.0),
+        ("1 b", "0 a", 0.25),
+        ("1 b", "1 b", 0.75),
+    ]
+
+
+def test_intervals_show_mean_and_both_ends():
+    table = pd.DataFrame({"condition": ["as is"], "mean": [2.0], "low": [1.5], "high": [2.5]})
+    bar, rule = charts.intervals(table, "t", "logits").to_dict()["layer"]
+    assert bar["encoding"]["x"]["field"] == "mean"
+    assert (rule["encoding"]["x"]["field"], rule["encoding"]["x2"]["field"]) == ("low", "high")
+
+
+@pytest.mark.parametrize(("log_x", "scale"), [(True, {"type": "log", "base": 2}), (False, None)])
+def test_lines_are_logarithmic_only_on_request(log_x, scale):
+    table = pd.DataFrame({"d_k": [4, 8], "variance": [4.0, 8.0], "factor": ["with", "with"]})
+    spec = charts.lines(table, "d_k", "variance", "factor", "", log_x=log_x).to_dict()
+    assert spec["encoding"]["x"].get("scale") == scale
+    assert math.isclose(
+        rows(charts.lines(table, "d_k", "variance", "factor", ""))[1]["variance"], 8
+    )
