@@ -1,9 +1,11 @@
 """What every test shares: no network, one tokenizer, and small random GPT-2s of many kinds."""
 
+import copy
 import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -21,6 +23,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import END_OF_TEXT, Tokenizer
+from tests.browser import chromium_page  # noqa: F401  a fixture
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -141,3 +147,18 @@ def random_gpt2(
 ) -> HookedGPT2:
     """A small random GPT-2 with a tokenizer."""
     return HookedGPT2.from_huggingface(huggingface_models("default"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def make_bridge(
+    huggingface_models: Callable[[str], GPT2LMHeadModel],
+) -> Callable[[str], "TransformerBridge"]:
+    """TransformerLens' model with the weights of a configuration; a new one each time."""
+    # Imported here: it takes a second, and few tests need it.
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    def make(configuration: str) -> "TransformerBridge":
+        hf_model = copy.deepcopy(huggingface_models(configuration))  # it will be rewired
+        return build_bridge_from_module(hf_model, "GPT2LMHeadModel", hf_config=hf_model.config)
+
+    return make

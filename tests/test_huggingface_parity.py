@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from comparison import BFLOAT16, FLOAT32, FLOAT64, assert_close
 from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
@@ -14,6 +13,7 @@ from interp.errors import CheckpointError, ConfigError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.huggingface import weights_from_huggingface, weights_to_huggingface
 from interp.model.tokens import TokenBatch
+from tests.comparison import BFLOAT16, FLOAT32, FLOAT64, assert_close
 
 TOLERANCE = {torch.float32: FLOAT32, torch.float64: FLOAT64, torch.bfloat16: BFLOAT16}
 
