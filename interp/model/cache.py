@@ -6,8 +6,9 @@ What follows exactly from stored values (scores and pattern from q and k, LayerN
 the residual stream, the MLP's output of the non-linearity) is computed when somebody looks.
 """
 
+import json
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -21,7 +22,15 @@ from torch import Tensor
 from interp.errors import CacheError, UnknownHookError
 from interp.model import formula
 from interp.model.config import ModelConfig
-from interp.model.hooks import axes_of, block_name, full_name, hook_names, resolve_name, split_name
+from interp.model.hooks import (
+    POINT_BY_NAME,
+    axes_of,
+    block_name,
+    full_name,
+    hook_names,
+    resolve_name,
+    split_name,
+)
 
 Index = int | slice | Sequence[int] | Int[Tensor, " index"] | None
 """What a slice takes along an axis; `None` keeps it whole."""
@@ -29,23 +38,29 @@ CacheKey = str | tuple[str, int] | tuple[str, int, str | None]
 KeyMask = Bool[Tensor, "batch key_pos"]
 
 SOURCES = {
-    "ln1.hook_scale": "hook_resid_pre",
-    "ln1.hook_normalized": "hook_resid_pre",
-    "attn.hook_attn_scores": "attn.hook_q",
-    "attn.hook_pattern": "attn.hook_q",
-    "hook_mlp_in": "hook_resid_mid",
-    "ln2.hook_scale": "hook_resid_mid",
-    "ln2.hook_normalized": "hook_resid_mid",
-    "mlp.hook_post": "mlp.hook_pre",
-    "ln_final.hook_scale": "hook_resid_post",
-    "ln_final.hook_normalized": "hook_resid_post",
+    "ln1.hook_scale": ("hook_resid_pre",),
+    "ln1.hook_normalized": ("hook_resid_pre", "ln1.hook_scale"),
+    "attn.hook_attn_scores": ("attn.hook_q", "attn.hook_k"),
+    "attn.hook_pattern": ("attn.hook_attn_scores",),
+    "hook_mlp_in": ("hook_resid_mid",),
+    "ln2.hook_scale": ("hook_mlp_in",),
+    "ln2.hook_normalized": ("hook_mlp_in", "ln2.hook_scale"),
+    "mlp.hook_post": ("mlp.hook_pre",),
+    "ln_final.hook_scale": ("hook_resid_post",),
+    "ln_final.hook_normalized": ("hook_resid_post", "ln_final.hook_scale"),
 }
-"""Points that need not be stored, and a stored value that each is computed from."""
+"""Points that need not be stored, and the values that each is computed from."""
 
 
 def primary_names(n_layers: int) -> list[str]:
     """The default hook points that do not follow from the others."""
     return [name for name in hook_names(n_layers) if split_name(name)[1] not in SOURCES]
+
+
+def attention_names(n_layers: int) -> set[str]:
+    """Scores and patterns: with a prefix, they do not follow from the run's own q and k."""
+    kinds = ("attn.hook_attn_scores", "attn.hook_pattern")
+    return {block_name(layer, kind) for layer in range(n_layers) for kind in kinds}
 
 
 class ActivationCache(Mapping[str, Tensor]):
@@ -58,6 +73,8 @@ class ActivationCache(Mapping[str, Tensor]):
         key_mask: False at keys that no query may read (padding); `None` if causality is enough.
         has_batch_dim: Whether values are given out with their batch axis.
         model: The model that made it, for views that need weights; held weakly.
+        underivable: Points whose value in this run does not follow from others: a hook edited
+            them, or (scores and patterns) keys of a prefix were read.
     """  # noqa: E501
 
     def __init__(
@@ -68,18 +85,20 @@ class ActivationCache(Mapping[str, Tensor]):
         key_mask: KeyMask | None = None,
         has_batch_dim: bool = True,
         model: object | None = None,
+        underivable: Collection[str] = (),
     ) -> None:
         self.cfg = cfg
         self.has_batch_dim = has_batch_dim
         self._stored = dict(stored)
         self._key_mask = key_mask
+        self._underivable = frozenset(underivable)
         self._model = weakref.ref(model) if model is not None else None
 
     # Reading
 
     def __getitem__(self, key: CacheKey) -> Tensor:
         name = self._resolve(key)
-        value = self._stored[name] if name in self._stored else self._derive(name)
+        value = self._with_batch(name)
         return value if self.has_batch_dim else value[0]
 
     def _resolve(self, key: CacheKey) -> str:
@@ -89,49 +108,50 @@ class ActivationCache(Mapping[str, Tensor]):
         name = full_name(short, layer, sublayer)
         suffix = "_grad" if name.endswith("_grad") else ""
         name = resolve_name(name.removesuffix("_grad"), self.cfg.n_layers) + suffix
-        if name not in self._stored and not self._derivable(name):
+        if not self._available(name):
             shown = ", ".join(list(self._stored)[:6])
+            edited = " A hook edited it in this run." if name in self._underivable else ""
             raise UnknownHookError(
-                f"{name!r} is not in this cache of {len(self._stored)} values ({shown}, ...). "
-                "Ask for it in names_filter."
+                f"{name!r} is not in this cache of {len(self._stored)} values ({shown}, ...)."
+                f"{edited} Ask for it in names_filter."
             )
         return name
 
-    def _source(self, name: str) -> str | None:
+    def _sources(self, name: str) -> list[str]:
+        """Full names of what a derived value is computed from."""
         layer, kind = split_name(name)
-        source = SOURCES.get(kind)
-        return source and block_name(self.cfg.n_layers - 1 if layer is None else layer, source)
+        layer = self.cfg.n_layers - 1 if layer is None else layer
+        return [
+            block_name(layer, source) if POINT_BY_NAME[source].in_block else source
+            for source in SOURCES.get(kind, ())
+        ]
 
-    def _derivable(self, name: str) -> bool:
-        source = self._source(name)
-        keys = source.replace("hook_q", "hook_k") if source else ""
-        return source in self._stored and keys in self._stored
-
-    def _derive(self, name: str) -> Tensor:
-        """Compute a value that follows from stored ones (or from ones that do)."""
-        layer, kind = split_name(name)
-        sibling = name.removesuffix(kind) if layer is not None else ""
-        source = self._source(name)
-        assert source is not None
-        x = self._with_batch(sibling + "hook_mlp_in" if kind.startswith("ln2") else source)
-        if kind.endswith("hook_scale"):
-            return formula.layer_norm_scale(x, self.cfg.eps)
-        if kind.endswith("hook_normalized"):
-            scale = self._with_batch(name.replace("normalized", "scale"))
-            return formula.layer_norm_normalized(x, scale)
-        if kind == "attn.hook_attn_scores":
-            assert layer is not None
-            return self._scores(layer)
-        if kind == "attn.hook_pattern":
-            scores = self._with_batch(sibling + "attn.hook_attn_scores")
-            return formula.attention_pattern(scores).to(x.dtype)
-        return formula.activation(self.cfg.act_fn)(x) if kind == "mlp.hook_post" else x
+    def _available(self, name: str) -> bool:
+        if name in self._stored:
+            return True
+        sources = self._sources(name) if name not in self._underivable else []
+        return bool(sources) and all(map(self._available, sources))
 
     def _with_batch(self, name: str) -> Tensor:
         return self._stored[name] if name in self._stored else self._derive(name)
 
-    def _scores(self, layer: int) -> Tensor:
-        q, k = (self._stored[block_name(layer, f"attn.hook_{letter}")] for letter in "qk")
+    def _derive(self, name: str) -> Tensor:
+        """Compute a value that follows from stored ones (or from ones that do)."""
+        layer, kind = split_name(name)
+        x, *others = map(self._with_batch, self._sources(name))
+        if kind.endswith("hook_scale"):
+            return formula.layer_norm_scale(x, self.cfg.eps)
+        if kind.endswith("hook_normalized"):
+            return formula.layer_norm_normalized(x, *others)
+        if kind == "attn.hook_attn_scores":
+            assert layer is not None
+            return self._scores(x, *others, layer)
+        if kind == "attn.hook_pattern":
+            pattern = formula.attention_pattern(x)
+            return pattern.to(self.cfg.dtype) if self.cfg.reorder_and_upcast_attn else pattern
+        return formula.activation(self.cfg.act_fn)(x) if kind == "mlp.hook_post" else x
+
+    def _scores(self, q: Tensor, k: Tensor, layer: int) -> Tensor:
         if self.cfg.reorder_and_upcast_attn:
             q, k = formula.at_least_float32(q), formula.at_least_float32(k)
         mask = self._key_mask
@@ -142,7 +162,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def __iter__(self) -> Iterator[str]:
         known = hook_names(self.cfg.n_layers, optional=True)
-        yield from (name for name in known if name in self._stored or self._derivable(name))
+        yield from filter(self._available, known)
         yield from (name for name in self._stored if name.endswith("_grad"))
 
     def __len__(self) -> int:
@@ -201,7 +221,12 @@ class ActivationCache(Mapping[str, Tensor]):
     ) -> "ActivationCache":
         model = self._model() if self._model else None
         return ActivationCache(
-            values, self.cfg, key_mask=mask, has_batch_dim=has_batch_dim, model=model
+            values,
+            self.cfg,
+            key_mask=mask,
+            has_batch_dim=has_batch_dim,
+            model=model,
+            underivable=self._underivable,
         )
 
     def remove_batch_dim(self) -> "ActivationCache":
@@ -227,17 +252,26 @@ class ActivationCache(Mapping[str, Tensor]):
         if self._key_mask is not None:
             tensors["key_mask"] = self._key_mask
         partial = Path(path).with_suffix(".partial")
-        save_file(tensors, partial, metadata={"has_batch_dim": str(self.has_batch_dim)})
+        about = {"has_batch_dim": self.has_batch_dim, "underivable": sorted(self._underivable)}
+        save_file(tensors, partial, metadata={"activation_cache": json.dumps(about)})
         partial.replace(path)
 
     @classmethod
     def load(cls, path: str | Path, cfg: ModelConfig) -> "ActivationCache":
-        """Read a saved cache; `cfg` is the configuration of the model that made it."""
+        """Read a saved cache; `cfg` is the configuration of the model that made it.
+
+        Raises:
+            CacheError: the file was not written by `save`, or by a model with more layers.
+        """
         with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("activation_cache")
+            if about is None:
+                raise CacheError(f"{path} was not written by ActivationCache.save.")
             values = {name: file.get_tensor(name) for name in list(file.keys())}
-            has_batch_dim = file.metadata()["has_batch_dim"] == "True"
         mask = values.pop("key_mask", None)
-        return cls(values, cfg, key_mask=mask, has_batch_dim=has_batch_dim)
+        for name in values:
+            resolve_name(name.removesuffix("_grad"), cfg.n_layers)
+        return cls(values, cfg, key_mask=mask, **json.loads(about))
 
     # Views of the residual stream, with TransformerLens' meaning
 

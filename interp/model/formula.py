@@ -13,7 +13,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
@@ -110,3 +110,27 @@ def weighted_values(
         v,
         "batch head query_pos key_pos, batch key_pos head d_head -> batch query_pos head d_head",
     )
+
+
+def hides_a_key(mask: Bool[Tensor, "batch key_pos"]) -> bool:
+    """Whether some padding comes before a real token, where causality does not hide it."""
+    return bool((mask[:, 1:] > mask[:, :-1]).any())
+
+
+def predicted(mask: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch next_pos"]:
+    """Which next tokens a prompt predicts: real ones that follow a real one."""
+    return mask[:, 1:] & mask[:, :-1]
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "batch next_pos"]:
+    """Cross-entropy in nats of each next token; 0 where padding is predicted, or predicts."""
+    loss = F.cross_entropy(
+        rearrange(at_least_float32(logits[:, :-1]), "batch pos d_vocab -> (batch pos) d_vocab"),
+        rearrange(tokens[:, 1:], "batch pos -> (batch pos)"),
+        reduction="none",
+    )
+    return loss.reshape(len(tokens), -1) * predicted(mask)

@@ -27,7 +27,14 @@ from interp.model.generation import Generates
 from interp.model.hooks import BlockHooks, Hooks
 from interp.model.huggingface import config_from_huggingface, weights_from_huggingface
 from interp.model.key_values import KeyValueCache
-from interp.model.running import ForwardOptions, HookedRuns, Positions, Resid
+from interp.model.running import (
+    ForwardOptions,
+    HookedRuns,
+    Resid,
+    check_options,
+    choose_positions,
+    layers_between,
+)
 from interp.model.stacked import StackedWeights
 from interp.model.tokens import Prompt, TokenBatch, Tokenizer
 
@@ -211,7 +218,8 @@ class Block(nn.Module):
         if at.edits("ln1.hook_scale") or at.edits("ln1.hook_normalized"):
             raise HookError(
                 "ln1 is hooked in a layer whose heads read their own inputs (hook_attn_in, "
-                "hook_q_input ...), so an edit of the shared ln1 would be lost. Use one of them."
+                "hook_q_input ...), so an edit or gradient of the shared ln1 would miss them. "
+                "Use one or the other."
             )
 
 
@@ -354,27 +362,29 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
             PromptError: empty, too long, or padded without a mask.
             HookError: a hook failed, never ran, or returned something that does not fit.
         """
+        check_options(options)
         hooks = Hooks(self)
         start, stop = options.get("start_at_layer"), options.get("stop_at_layer")
-        past = options.get("past_kv_cache")
-        mask = options.get("attention_mask")
+        layers = layers_between(self.cfg.n_layers, start, stop)
+        past, mask = options.get("past_kv_cache"), options.get("attention_mask")
+        n_past = past.begin_run() if past else 0
         batch = None
         if start is None:
-            n_past = past.length if past else 0
             batch = self._checked_batch(input, options.get("prepend_bos"), mask, n_past)
             residual = self._embedded(batch, n_past, hooks)
+            mask = batch.attention_mask
         else:
-            residual = input
-        mask = batch.attention_mask if batch else mask
-        key_mask = mask if mask is not None and hides_a_key(mask) else None
+            residual = self._checked_residual(input, mask, n_past)
+        key_mask = mask if mask is not None and formula.hides_a_key(mask) else None
         hooks.note_key_mask(key_mask)
-        layers = range(self.cfg.n_layers)[slice(start, stop)]
         for layer in layers:
             residual = self.blocks[layer](residual, BlockHooks(hooks, layer), key_mask, past)
         output = residual
         if stop is None:
             output = self._output(residual, batch, mask, hooks, return_type, options)
         hooks.check_all_fired()
+        if past:
+            past.keep_run()
         return output if return_type is not None or stop is not None else None
 
     def _checked_batch(
@@ -398,12 +408,20 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
         if mask is None:
             before = batch.attention_mask.new_ones(len(batch.tokens), n_past)
             mask = torch.cat([before, batch.attention_mask], dim=1)
-        if tuple(mask.shape) != (len(batch.tokens), n_keys):
-            raise PromptError(
-                f"attention_mask has shape {list(mask.shape)}; "
-                f"expected {[len(batch.tokens), n_keys]}."
-            )
+        _check_mask(mask, len(batch.tokens), n_keys)
         return TokenBatch(batch.tokens, mask.bool())
+
+    def _checked_residual(self, input: object, mask: Tensor | None, n_past: int) -> Resid:
+        """A residual stream to start from: a copy, so that nobody else edits it."""
+        stream = isinstance(input, Tensor) and input.is_floating_point() and input.ndim == 3
+        if not stream or input.shape[-1] != self.cfg.d_model:
+            raise PromptError(
+                "With start_at_layer the input is a residual stream of shape "
+                f"[batch, pos, {self.cfg.d_model}], not tokens or text."
+            )
+        if mask is not None:
+            _check_mask(mask, len(input), n_past + input.shape[1])
+        return input.clone()
 
     def _embedded(self, batch: TokenBatch, n_past: int, hooks: Hooks) -> Resid:
         """Token plus position embedding; positions count real tokens only."""
@@ -419,7 +437,7 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
         normalized = self.ln_final(residual, hooks, "ln_final")
         if return_type is None:
             return None
-        chosen = _choose_positions(normalized, options.get("positions"), mask)
+        chosen = choose_positions(normalized, options.get("positions"), mask)
         logits = self.unembed(chosen)
         if return_type == "logits":
             return logits
@@ -429,9 +447,12 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
             )
         if batch is None or options.get("positions") is not None or options.get("past_kv_cache"):
             raise PromptError("A loss needs the tokens and the logits of the whole prompt.")
-        loss = next_token_loss(logits, batch)
+        loss = formula.next_token_loss(logits, batch.tokens, batch.attention_mask)
         if not options.get("loss_per_token"):
-            loss = loss.sum() / batch.attention_mask[:, 1:].sum()
+            n_predicted = formula.predicted(batch.attention_mask).sum()
+            if not n_predicted:
+                raise PromptError("One token predicts nothing; a loss needs at least two.")
+            loss = loss.sum() / n_predicted
         return loss if return_type == "loss" else (logits, loss)
 
     def classify(
@@ -448,36 +469,10 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
         return logits[:, 0]
 
 
-def next_token_loss(
-    logits: Float[Tensor, "batch pos d_vocab"], batch: TokenBatch
-) -> Float[Tensor, "batch predicted"]:
-    """Cross-entropy in nats of each next token; 0 where that is padding."""
-    flat = rearrange(logits[:, :-1], "batch pos d_vocab -> (batch pos) d_vocab")
-    loss = F.cross_entropy(
-        formula.at_least_float32(flat), batch.tokens[:, 1:].flatten(), reduction="none"
-    )
-    return loss.reshape(len(batch.tokens), -1) * batch.attention_mask[:, 1:]
-
-
-def hides_a_key(mask: Bool[Tensor, "batch key_pos"]) -> bool:
-    """Whether some padding comes before a real token, where causality does not hide it."""
-    return bool((mask[:, 1:] > mask[:, :-1]).any())
-
-
-def _choose_positions(
-    x: Float[Tensor, "batch pos d_model"], positions: Positions, mask: Tensor | None
-) -> Float[Tensor, "batch chosen d_model"]:
-    if positions is None:
-        return x
-    if positions == "last":
-        length = x.shape[1] if mask is None else mask.shape[1]
-        order = torch.arange(length, device=x.device)
-        last = order[-1:].expand(len(x)) if mask is None else (mask * order).argmax(dim=-1)
-        positions = (last - (length - x.shape[1]))[:, None]
-    if isinstance(positions, Tensor):
-        return x.gather(1, repeat(positions, "b chosen -> b chosen d", d=x.shape[-1]))
-    chosen = [positions] if isinstance(positions, int) else list(positions)
-    beyond = [position for position in chosen if not -x.shape[1] <= position < x.shape[1]]
-    if beyond:
-        raise PromptError(f"Position {beyond[0]} is outside the prompt of {x.shape[1]} tokens.")
-    return x[:, chosen]
+def _check_mask(mask: Tensor, n_examples: int, n_keys: int) -> None:
+    if list(mask.shape) != [n_examples, n_keys]:
+        raise PromptError(
+            f"attention_mask has shape {list(mask.shape)}; expected {[n_examples, n_keys]}."
+        )
+    if not bool(mask.any(dim=-1).all()):
+        raise PromptError("attention_mask leaves a prompt without any real token.")

@@ -209,6 +209,19 @@ def select_names(names_filter: NamesFilter, n_layers: int) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def groups_that_must_fire(names_filter: NamesFilter, n_layers: int) -> list[frozenset[str]]:
+    """Sets of names of which a run has to compute at least one.
+
+    Each name asked for by itself, and all names of a `*` or of a predicate together: a run of part
+    of the model may skip some of those.
+    """
+    if names_filter is None:
+        return []
+    alone = isinstance(names_filter, str) or callable(names_filter)
+    filters = [names_filter] if alone else names_filter
+    return [frozenset(select_names(each, n_layers)) for each in filters]
+
+
 @dataclass(frozen=True)
 class Hook:
     """What a hook function is told about the place it is called from, as in TransformerLens."""
@@ -235,27 +248,45 @@ class Recording:
     """Values that a call is asked to keep."""
 
     names: frozenset[str]
-    required: bool
-    """The names were asked for one by one: each must fire."""
+    must_fire: Sequence[frozenset[str]] = ()
+    """Sets of names of which at least one has to be computed."""
     values: dict[str, Tensor] = field(default_factory=dict)
     key_mask: Tensor | None = None
     """False at keys that no query may read; `None` if causality is enough."""
+    edited: set[str] = field(default_factory=set)
+    """Names at which a forward hook ran: those values do not follow from others."""
     keep_graph: bool = False
     """Keep the tensors of the autograd graph instead of detached ones."""
     and_edited: bool = False
-    """Keep every edited value too: it no longer follows from the others."""
+    """Keep every edited value too."""
+    device: str | torch.device | None = None
+
+    def keep(self, name: str, value: Tensor, edited: bool) -> None:
+        """Take a value, if it was asked for."""
+        if edited:
+            self.edited.add(name)
+        if name in self.names or (edited and self.and_edited):
+            self.values[name] = value if self.keep_graph else owned(value.detach(), self.device)
 
 
-@dataclass(frozen=True)
+def owned(value: Tensor, device: str | torch.device | None = None) -> Tensor:
+    """The value on a device, holding no more memory than its own (q alone is a part of qkv)."""
+    moved = value.to(device or value.device)
+    return moved.clone() if moved.untyped_storage().nbytes() > moved.nbytes else moved
+
+
+@dataclass
 class Request:
     """Hooks that a `with model.hooks(...)` block asks for."""
 
     model: object
-    forward: tuple[tuple[str, HookFunction], ...] = ()
-    backward: tuple[tuple[str, HookFunction], ...] = ()
-    optional_firing: frozenset[str] = frozenset()
-    """Names chosen by a predicate or `*`, of which a partial run may skip some."""
+    forward: Sequence[tuple[str, HookFunction]] = ()
+    backward: Sequence[tuple[str, HookFunction]] = ()
+    must_fire: Sequence[frozenset[str]] = ()
+    """Sets of names of which every run has to compute at least one."""
     recording: Recording | None = None
+    n_runs: int = 0
+    """How many runs of the model have begun since."""
 
 
 _requests: ContextVar[tuple[Request, ...]] = ContextVar("interp_hook_requests", default=())
@@ -273,19 +304,18 @@ def requested(request: Request) -> Iterator[None]:
 
 def make_request(model: object, n_layers: int, fwd_hooks: HookList, bwd_hooks: HookList) -> Request:
     """Resolve names, wildcards and predicates of hook lists."""
-    may_skip: set[str] = set()
 
-    def expand(hooks: HookList) -> tuple[tuple[str, HookFunction], ...]:
-        expanded = []
-        for names_filter, function in hooks:
-            names = select_names(names_filter, n_layers)
-            if not isinstance(names_filter, str) or "*" in names_filter:
-                may_skip.update(names)
-            expanded += [(name, function) for name in names]
-        return tuple(expanded)
+    def expand(hooks: HookList) -> list[tuple[str, HookFunction]]:
+        return [
+            (name, function)
+            for names_filter, function in hooks
+            for name in select_names(names_filter, n_layers)
+        ]
 
-    forward, backward = expand(fwd_hooks), expand(bwd_hooks)
-    return Request(model, forward, backward, frozenset(may_skip))
+    fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
+    filters = [names_filter for names_filter, _ in (*fwd_hooks, *bwd_hooks)]
+    groups = [group for each in filters for group in groups_that_must_fire(each, n_layers)]
+    return Request(model, expand(fwd_hooks), expand(bwd_hooks), groups)
 
 
 class Hooks:
@@ -296,12 +326,15 @@ class Hooks:
         self.forward: dict[str, list[HookFunction]] = {}
         self.backward: dict[str, list[HookFunction]] = {}
         for request in requests:
+            request.n_runs += 1
             for name, function in request.forward:
                 self.forward.setdefault(name, []).append(function)
             for name, function in request.backward:
                 self.backward.setdefault(name, []).append(function)
         self.recordings = [request.recording for request in requests if request.recording]
-        self._may_skip = frozenset().union(*(request.optional_firing for request in requests))
+        self._must_fire = [
+            group for asked in (*requests, *self.recordings) for group in asked.must_fire
+        ]
         recorded = (recording.names for recording in self.recordings)
         self._wanted = frozenset(self.forward).union(self.backward, *recorded)
         self._context: dict[str, Any] = {}
@@ -317,8 +350,9 @@ class Hooks:
             recording.key_mask = key_mask
 
     def edits(self, name: str) -> bool:
-        """Whether a function runs at this value, forwards or backwards."""
-        return name in self.forward or name in self.backward
+        """Whether a function runs at this value, or its gradient is wanted."""
+        gradients = any(name in r.names for r in self.recordings if r.keep_graph)
+        return gradients or name in self.forward or name in self.backward
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         """Pass a value through its hooks; what comes back flows on."""
@@ -331,8 +365,7 @@ class Hooks:
         if name in self.backward or keep_graph:
             value = self._watch_gradient(name, value)
         for recording in self.recordings:
-            if name in recording.names or (recording.and_edited and name in self.forward):
-                recording.values[name] = value if recording.keep_graph else value.detach()
+            recording.keep(name, value, edited=name in self.forward)
         return value
 
     def _apply(self, function: HookFunction, name: str, value: Tensor) -> Tensor:
@@ -340,8 +373,6 @@ class Hooks:
         try:
             returned = function(own, Hook(name, self._context))
         except Exception as error:
-            if isinstance(error, HookError):
-                raise
             raise HookError(
                 f"The hook at {name!r} raised {type(error).__name__}: {error}"
             ) from error
@@ -365,16 +396,12 @@ class Hooks:
 
     def check_all_fired(self) -> None:
         """Raise if something was asked for that this run never computed."""
-        asked = set(self.forward) | set(self.backward)
-        missing = asked - self._fired - self._may_skip
-        if asked and not asked & self._fired:
-            missing |= asked
-        for recording in self.recordings:
-            if recording.required:
-                missing |= recording.names - self._fired
-        if missing:
+        silent = [group for group in self._must_fire if not group & self._fired]
+        if silent:
+            names = sorted(frozenset().union(*silent))
+            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             raise HookError(
-                f"Hooks that never fired: {', '.join(sorted(missing))}. The run started after, or "
+                f"Hooks that never fired: {', '.join(names[:6])}{more}. The run started after, or "
                 "stopped before, the layer they are in."
             )
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import CacheError, PromptError
 from interp.model.cache import ActivationCache
 
 
@@ -17,13 +18,22 @@ class KeyValueCache:
     def __init__(self, *, frozen: bool = False) -> None:
         self.frozen = frozen
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._unfinished: dict[int, tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def from_activations(cls, cache: ActivationCache, n_positions: int) -> "KeyValueCache":
-        """Frozen keys and values of the first `n_positions` of a cached run."""
+        """Frozen keys and values of the first `n_positions` of a cached run.
+
+        Raises:
+            CacheError: the run was shorter.
+        """
         prefix = cls(frozen=True)
         for layer in range(cache.cfg.n_layers):
             k, v = cache["k", layer], cache["v", layer]
+            if not cache.has_batch_dim:
+                k, v = k[None], v[None]
+            if not 0 < n_positions <= k.shape[1]:
+                raise CacheError(f"The cached run has {k.shape[1]} positions, not {n_positions}.")
             prefix._layers[layer] = (k[:, :n_positions], v[:, :n_positions])
         return prefix
 
@@ -40,10 +50,25 @@ class KeyValueCache:
     ) -> tuple[
         Float[Tensor, "batch key_pos head d_head"], Float[Tensor, "batch key_pos head d_head"]
     ]:
-        """Prefix and new positions together; remembered unless frozen."""
+        """Prefix and new positions together; remembered when the run is kept."""
         if layer in self._layers:
-            old_k, old_v = (x.expand(len(k), -1, -1, -1) for x in self._layers[layer])
-            k, v = torch.cat([old_k, k], dim=1), torch.cat([old_v, v], dim=1)
+            old_k, old_v = self._layers[layer]
+            if len(old_k) not in (1, len(k)):
+                raise PromptError(f"The prefix has {len(old_k)} examples, the input {len(k)}.")
+            k, v = (
+                torch.cat([old.expand(len(new), -1, -1, -1), new], dim=1)
+                for old, new in ((old_k, k), (old_v, v))
+            )
         if not self.frozen:
-            self._layers[layer] = (k, v)
+            self._unfinished[layer] = (k, v)
         return k, v
+
+    def begin_run(self) -> int:
+        """Forget what a run that failed half-way left behind; the number of positions held."""
+        self._unfinished = {}
+        return self.length
+
+    def keep_run(self) -> None:
+        """A run is complete: what it added becomes part of the prefix, unless that is frozen."""
+        self._layers |= self._unfinished
+        self._unfinished = {}

@@ -1,21 +1,25 @@
 """Runs of a model with hooks, and with a cache of activations."""
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, Self, TypedDict, Unpack
 
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.errors import HookError
-from interp.model.cache import ActivationCache, primary_names
+from interp.errors import HookError, PromptError
+from interp.model.cache import ActivationCache, attention_names, primary_names
 from interp.model.hooks import (
     HookList,
     NamesFilter,
     Recording,
     Request,
+    groups_that_must_fire,
     make_request,
+    owned,
     requested,
     select_names,
 )
@@ -25,7 +29,6 @@ from interp.model.tokens import Prompt, TextInterface
 Positions = int | Sequence[int] | Int[Tensor, "batch chosen"] | Literal["last"] | None
 """Where logits are wanted: everywhere (None), shared positions, a row of positions per example,
 or each prompt's last real token."""
-
 
 Resid = Float[Tensor, "batch pos d_model"]
 
@@ -42,12 +45,76 @@ class ForwardOptions(TypedDict, total=False):
     loss_per_token: bool
 
 
+def check_options(options: ForwardOptions) -> None:
+    """Refuse an option that does not exist, instead of ignoring it."""
+    known = ForwardOptions.__annotations__
+    for name in options.keys() - known.keys():
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else f" Options: {', '.join(known)}."
+        raise TypeError(f"forward() has no option {name!r}.{hint}")
+
+
+def layers_between(n_layers: int, start: int | None, stop: int | None) -> range:
+    """Blocks that run; negative numbers count from the end."""
+    for option, layer in (("start_at_layer", start), ("stop_at_layer", stop)):
+        if layer is not None and not -n_layers <= layer <= n_layers:
+            raise PromptError(f"{option} is {layer}; the model has layers 0-{n_layers - 1}.")
+    layers = slice(start, stop).indices(n_layers)
+    if layers[0] > layers[1]:
+        raise PromptError(f"start_at_layer {start} comes after stop_at_layer {stop}.")
+    return range(*layers)
+
+
+def choose_positions(
+    x: Resid, positions: Positions, mask: Bool[Tensor, "batch key_pos"] | None
+) -> Float[Tensor, "batch chosen d_model"]:
+    """The positions at which logits are wanted; the mask may cover a prefix as well.
+
+    Raises:
+        PromptError: a position is outside the prompt, or would count from the end of padding.
+    """
+    n_positions = x.shape[1]
+    if positions is None:
+        return x
+    if isinstance(positions, str):
+        chosen = _last_positions(x, mask)
+    elif isinstance(positions, Tensor):
+        chosen = positions
+    else:
+        shared = [positions] if isinstance(positions, int) else list(positions)
+        chosen = torch.tensor(shared, device=x.device).expand(len(x), -1)
+    if chosen.ndim != 2 or len(chosen) != len(x) or chosen.is_floating_point():
+        raise PromptError(
+            f"positions must be whole numbers of shape [{len(x)}, chosen], one row per example; "
+            f"got {chosen.dtype} of shape {list(chosen.shape)}."
+        )
+    beyond = chosen[(chosen < -n_positions) | (chosen >= n_positions)]
+    if len(beyond):
+        raise PromptError(
+            f"Position {int(beyond[0])} is outside the prompt of {n_positions} tokens."
+        )
+    if mask is not None and bool((chosen < 0).any()) and not bool(mask.all()):
+        raise PromptError(
+            'In a padded batch the last position is padding. Use positions="last", or count from 0.'
+        )
+    rows = repeat(chosen % n_positions, "batch chosen -> batch chosen d_model", d_model=x.shape[2])
+    return x.gather(1, rows)
+
+
+def _last_positions(x: Resid, mask: Bool[Tensor, "batch key_pos"] | None) -> Int[Tensor, "batch 1"]:
+    if mask is None:
+        return torch.full((len(x), 1), x.shape[1] - 1, device=x.device)
+    order = torch.arange(mask.shape[1], device=x.device)
+    last = (mask * order).argmax(dim=-1, keepdim=True)
+    return last - (mask.shape[1] - x.shape[1])
+
+
 def with_gradients(values: Mapping[str, Tensor], output: object) -> dict[str, Tensor]:
     """Detached values, and the gradient of a scalar output at each, as `<name>_grad`."""
     if not isinstance(output, Tensor) or output.numel() != 1:
         raise HookError('incl_bwd needs a scalar output: use return_type="loss".')
     gradients = torch.autograd.grad(output, list(values.values()), allow_unused=True)
-    cached = {name: value.detach() for name, value in values.items()}
+    cached = {name: owned(value.detach()) for name, value in values.items()}
     for name, gradient in zip(values, gradients, strict=True):
         if gradient is not None:
             cached[f"{name}_grad"] = gradient
@@ -70,6 +137,11 @@ class HookedRuns(TextInterface, nn.Module):
         request = make_request(self, self.cfg.n_layers, tuple(fwd_hooks), tuple(bwd_hooks))
         with requested(request):
             yield self
+        if request.must_fire and not request.n_runs:
+            raise HookError(
+                "The hooks never ran: the block ended without a run of this model in this thread. "
+                "Call the model inside the block (hooks are not seen by other threads)."
+            )
 
     def run_with_hooks(
         self,
@@ -103,14 +175,15 @@ class HookedRuns(TextInterface, nn.Module):
             incl_bwd: Also the gradients of the output, which must be a scalar such as the loss, as
                 `<name>_grad`. No parameter's `.grad` is touched.
         """
-        n_layers = self.cfg.n_layers
-        compact = names_filter is None and not incl_bwd and not options.get("past_kv_cache")
+        n_layers, past = self.cfg.n_layers, options.get("past_kv_cache")
+        compact = names_filter is None and not incl_bwd and not past
         names = primary_names(n_layers) if compact else select_names(names_filter, n_layers)
         recording = Recording(
             frozenset(names),
-            required=names_filter is not None and not callable(names_filter),
+            groups_that_must_fire(names_filter, n_layers),
             keep_graph=incl_bwd,
             and_edited=compact,
+            device=device,
         )
         with (
             requested(Request(self, recording=recording)),
@@ -118,6 +191,12 @@ class HookedRuns(TextInterface, nn.Module):
         ):
             output = self(input, return_type, **options)
         values = with_gradients(recording.values, output) if incl_bwd else recording.values
-        cache = ActivationCache(values, self.cfg, key_mask=recording.key_mask, model=self)
+        cache = ActivationCache(
+            values,
+            self.cfg,
+            key_mask=recording.key_mask,
+            model=self,
+            underivable=recording.edited | (attention_names(n_layers) if past else set()),
+        )
         cache = cache.to(device) if device is not None else cache
         return output, cache.remove_batch_dim() if remove_batch_dim else cache

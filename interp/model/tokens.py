@@ -157,6 +157,7 @@ class TextInterface:
 
     cfg: ModelConfig
     tokenizer: Tokenizer | None
+    W_U: Tensor
 
     def _require_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -211,12 +212,19 @@ class TextInterface:
     def as_batch(self, input: Prompt, prepend_bos: bool | None = None) -> TokenBatch:
         """Any prompt as a batch with its mask; all ids of a tensor count as real tokens."""
         if isinstance(input, TokenBatch):
-            return input
+            return TokenBatch(self._checked_ids(input.tokens), input.attention_mask)
         if isinstance(input, str):
             input = [input]
         if not isinstance(input, Tensor) and all(isinstance(text, str) for text in input):
             return self.to_batch(list(map(str, input)), prepend_bos=prepend_bos)
-        tokens = self._checked_ids(torch.as_tensor(input, device=self.cfg.device))
+        try:
+            ids = torch.as_tensor(input, device=self.cfg.device)
+        except (TypeError, ValueError) as error:
+            raise PromptError(
+                "A prompt is a text, a list of texts, token ids, or lists of ids of equal "
+                f"length; these are none of them: {error}."
+            ) from error
+        tokens = self._checked_ids(ids)
         return TokenBatch(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
     def _checked_ids(self, tokens: Tensor) -> Int[Tensor, "batch pos"]:
@@ -276,6 +284,8 @@ class TextInterface:
         ids = tokenizer.encode(text)
         if len(ids) == 1:
             return ids[0]
+        if not ids:
+            raise PromptError("The text is empty; a token has at least one character.")
         pieces = " | ".join(tokenizer.piece(token_id) for token_id in ids)
         other = text[1:] if text.startswith(" ") else " " + text
         hint = f" {other!r} is one token." if len(tokenizer.encode(other)) == 1 else ""
@@ -322,4 +332,7 @@ class TextInterface:
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
         ids = torch.as_tensor(tokens, device=self.cfg.device)
+        n_logits = self.W_U.shape[-1]
+        if bool(((ids < 0) | (ids >= n_logits)).any()):
+            raise PromptError(f"Token ids must be 0-{n_logits - 1}, got {ids.tolist()}.")
         return self.W_U.T[ids.squeeze() if ids.numel() == 1 else ids]
