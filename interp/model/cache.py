@@ -8,7 +8,7 @@ the residual stream, the MLP's output of the non-linearity) is computed when som
 
 import json
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from html import escape
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from interp.model.hooks import (
     split_name,
 )
 
-Index = int | slice | Sequence[int] | Int[Tensor, " index"] | None
-"""What a slice takes along an axis; `None` keeps it whole."""
+Index = int | slice | tuple[int, ...] | list[int] | Int[Tensor, " index"] | None
+"""What is taken along an axis: one, a slice, (start, stop), a list of indices, or all (`None`)."""
 CacheKey = str | tuple[str, int] | tuple[str, int, str | None]
 KeyMask = Bool[Tensor, "batch key_pos"]
 
@@ -402,7 +402,7 @@ class ActivationCache(Mapping[str, Tensor]):
         mlp_input: bool = False,
         pos_slice: Index = None,
         batch_slice: Index = None,
-    ) -> Float[Tensor, "component *batch_pos d_model"]:
+    ) -> Float[Tensor, "component *chosen d_model"]:
         """Divide parts of the stream by the scale of the whole: the LayerNorm as a linear map.
 
         The scale is frozen at this run's; the weight is applied, the bias belongs to no part.
@@ -458,7 +458,9 @@ def _as_slice(index: Index) -> slice | list[int] | Tensor:
     """An index that keeps the axis: 3 becomes 3:4."""
     if isinstance(index, int):
         return slice(index, index + 1 or None)
-    return index if isinstance(index, slice | Tensor) else list(index or [])
+    if isinstance(index, tuple):
+        return slice(*index)
+    return slice(None) if index is None else index
 
 
 def _as_index(index: Index) -> int | slice | list[int] | Tensor:

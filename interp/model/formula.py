@@ -57,7 +57,7 @@ def layer_norm_scale(x: Float[Tensor, "*any d_model"], eps: float) -> Float[Tens
 
 
 def layer_norm_normalized(
-    x: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*any 1"]
+    x: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*#any 1"]
 ) -> Float[Tensor, "*any d_model"]:
     """Centred and divided by `scale`; before the LayerNorm's own weight and bias."""
     return (x - x.mean(dim=-1, keepdim=True)) / scale
