@@ -1,0 +1,52 @@
+"""A microscope for GPT-2: hooks, patching and attribution, with every claim checked by its effect.
+
+`interp.load()` gives the model that ships with the package. Everything here loads on first use, so
+that `import interp` costs little.
+"""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from interp import ablation as ablation
+    from interp import attention as attention
+    from interp import charts as charts
+    from interp import errors as errors
+    from interp import heads as heads
+    from interp import metrics as metrics
+    from interp import report as report
+    from interp import statistics as statistics
+    from interp import tiny as tiny
+    from interp.model.cache import ActivationCache as ActivationCache
+    from interp.model.config import ModelConfig as ModelConfig
+    from interp.model.gpt2 import HookedGPT2 as HookedGPT2
+    from interp.model.loading import available_models as available_models
+    from interp.model.loading import load as load
+    from interp.model.saving import save_huggingface as save_huggingface
+    from interp.model.tokens import Tokenizer as Tokenizer
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "ablation",
+        "attention",
+        "charts",
+        "errors",
+        "heads",
+        "metrics",
+        "report",
+        "statistics",
+        "tiny",
+    ],
+    submod_attrs={
+        "model.cache": ["ActivationCache"],
+        "model.config": ["ModelConfig"],
+        "model.gpt2": ["HookedGPT2"],
+        "model.loading": ["available_models", "load"],
+        "model.saving": ["save_huggingface"],
+        "model.tokens": ["Tokenizer"],
+    },
+)
