@@ -141,15 +141,9 @@ class TokenBatch:
         return self.attention_mask.sum(dim=-1)
 
 
-Prompt = (
-    str
-    | Sequence[str]
-    | Sequence[int]
-    | TokenBatch
-    | Int[Tensor, "batch pos"]
-    | Int[Tensor, " pos"]
-)
-"""What every model takes: text, texts, ids of one prompt, or a tensor of ids."""
+Prompt = str | Sequence[object] | TokenBatch | Tensor
+"""What every model takes: a text, a list of texts, token ids of one prompt or of several of equal
+length, or a tensor of ids `batch pos` or `pos`. It is checked when it is read, with a message."""
 
 
 class TextInterface:
