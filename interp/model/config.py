@@ -4,6 +4,7 @@ Field names are TransformerLens'; Hugging Face's are translated in `huggingface.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,31 @@ SIZE_LIMITS = {
 """Largest value of each size; beyond it a configuration file is taken for damaged."""
 
 
+SWITCHES = (
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "tie_word_embeddings",
+)
 CPU = torch.device("cpu")
+
+
+def check_settings(settings: Mapping[str, object]) -> None:
+    """Refuse values that no model can have; they may come from a damaged file.
+
+    Raises:
+        ConfigError: naming the field, what it must be, and what it is.
+    """
+    for name, limit in SIZE_LIMITS.items():
+        size = settings[name]
+        if type(size) is not int or not 1 <= size <= limit:
+            raise ConfigError(f"{name} must be a whole number from 1 to {limit}, got {size!r}.")
+    eps = settings.get("eps", 1e-5)
+    if not (isinstance(eps, float) and 0 < eps < 1):
+        raise ConfigError(f"eps must be a number between 0 and 1, got {eps!r}.")
+    for name in SWITCHES:
+        if type(settings.get(name, True)) is not bool:
+            raise ConfigError(f"{name} must be true or false, got {settings[name]!r}.")
 
 
 @dataclass(frozen=True)
@@ -68,16 +93,11 @@ class ModelConfig:
     n_key_value_heads: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        for name, limit in SIZE_LIMITS.items():
-            size = getattr(self, name)
-            if type(size) is not int or not 1 <= size <= limit:
-                raise ConfigError(f"{name} must be a whole number from 1 to {limit}, got {size!r}.")
+        check_settings(vars(self))
         if self.d_model % self.n_heads:
             raise ConfigError(
                 f"d_model ({self.d_model}) must be a multiple of n_heads ({self.n_heads})."
             )
-        if not (isinstance(self.eps, float) and 0 < self.eps < 1):
-            raise ConfigError(f"eps must be a number between 0 and 1, got {self.eps!r}.")
 
     @property
     def d_head(self) -> int:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError
-from interp.model.config import ModelConfig
+from interp.model.config import ModelConfig, check_settings
 from interp.model.formula import activation
 
 ARCHITECTURES = {
@@ -78,35 +78,66 @@ REFUSED_UNLESS_OFF = frozenset(
 """Keys that change what is computed, in ways we do not support; off is harmless."""
 
 
+KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(
+        ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions"), ("a whole number", (int,))
+    ),
+    **dict.fromkeys(("n_inner", "num_labels"), ("a whole number", (int, type(None)))),
+    **dict.fromkeys(("layer_norm_epsilon", "initializer_range"), ("a number", (int, float))),
+    **dict.fromkeys(
+        (
+            *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+            "tie_word_embeddings",
+        ),
+        ("true or false", (bool,)),
+    ),
+    **dict.fromkeys(("activation_function", "model_type"), ("a name", (str,))),
+    "architectures": ("a list", (list, type(None))),
+    "id2label": ("an object", (dict, type(None))),
+}
+"""What each setting must be: in words, and as Python reads JSON. True and false are no numbers."""
+
+
 def config_from_huggingface(config: Mapping[str, Any], model_name: str) -> ModelConfig:
     """Translate the contents of a `config.json`.
 
     Raises:
         ConfigError: another architecture, a key we do not understand, or an impossible size.
     """
+    values = {SYNONYMS.get(key, key): value for key, value in config.items()}
+    _refuse_wrong_kinds(values, model_name)
     if config.get("model_type", "gpt2") != "gpt2":
         raise ConfigError(
             f"{model_name!r} is a {config['model_type']!r} model, not GPT-2. Load it with "
             'backend="transformer-lens".'
         )
     architecture = next(iter(config.get("architectures") or ["GPT2LMHeadModel"]))
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ConfigError(
             f"Architecture {architecture!r} of {model_name!r} is not supported; supported: "
             f"{', '.join(sorted(ARCHITECTURES))}."
         )
-    values = {SYNONYMS.get(key, key): value for key, value in config.items()}
     _refuse_unknown(values, model_name)
     ours = {ours: values[theirs] for theirs, ours in NUMBERS.items() if theirs in values}
     ours = {NUMBERS[key]: default for key, default in DEFAULTS.items()} | ours
     if ours.get("d_mlp") is None:
         ours["d_mlp"] = 4 * ours["d_model"] if isinstance(ours["d_model"], int) else None
-    if isinstance(ours.get("eps"), int):
-        ours["eps"] = float(ours["eps"])
+    for name in ("eps", "init_range"):
+        if isinstance(ours.get(name), int):
+            ours[name] = float(ours[name])
+    check_settings(ours)
     if ARCHITECTURES[architecture]:
         ours["n_classes"] = _n_classes(values)
     activation(ours.get("act_fn", "gelu_new"))
     return ModelConfig(model_name=model_name, **ours)
+
+
+def _refuse_wrong_kinds(values: Mapping[str, Any], model_name: str) -> None:
+    for key, (wording, kinds) in KINDS.items():
+        value = values.get(key, kinds)
+        misplaced = isinstance(value, bool) and bool not in kinds
+        if key in values and (misplaced or not isinstance(value, kinds)):
+            raise ConfigError(f"{key} of {model_name!r} must be {wording}, got {value!r:.80}.")
 
 
 def _refuse_unknown(values: Mapping[str, Any], model_name: str) -> None:
