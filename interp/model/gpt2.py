@@ -39,6 +39,8 @@ from interp.model.stacked import StackedWeights
 from interp.model.tokens import Prompt, TokenBatch, Tokenizer
 
 Heads = Float[Tensor, "batch pos head d_head"]
+Keys = Float[Tensor, "batch key_pos head d_head"]
+"""Keys or values of a prefix and of the positions that run."""
 KeyMask = Bool[Tensor, "batch key_pos"]
 
 
@@ -127,7 +129,7 @@ class Attention(nn.Module):
         return F.linear(rearrange(z, "b p head d_head -> b p (head d_head)"), W_O, self.b_O)
 
     def _attend_openly(
-        self, q: Heads, k: Heads, v: Heads, at: BlockHooks, key_mask: KeyMask | None
+        self, q: Heads, k: Keys, v: Keys, at: BlockHooks, key_mask: KeyMask | None
     ) -> Heads:
         """With scores and pattern as tensors that can be read and edited."""
         if key_mask is None:
@@ -139,7 +141,7 @@ class Attention(nn.Module):
         pattern = formula.attention_pattern(at("attn.hook_attn_scores", scores)).to(v.dtype)
         return formula.weighted_values(at("attn.hook_pattern", pattern), v)
 
-    def _attend(self, q: Heads, k: Heads, v: Heads, key_mask: KeyMask | None) -> Heads:
+    def _attend(self, q: Heads, k: Keys, v: Keys, key_mask: KeyMask | None) -> Heads:
         """The same numbers without ever holding the pattern."""
         n_queries, n_keys = q.shape[1], k.shape[1]
         allowed = None
@@ -370,9 +372,8 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
         n_past = past.begin_run() if past else 0
         batch = None
         if start is None:
-            batch = self._checked_batch(input, options.get("prepend_bos"), mask, n_past)
-            residual = self._embedded(batch, n_past, hooks)
-            mask = batch.attention_mask
+            batch, mask = self._checked_batch(input, options.get("prepend_bos"), mask, n_past)
+            residual = self._embedded(batch.tokens, mask, hooks)
         else:
             residual = self._checked_residual(input, mask, n_past)
         key_mask = mask if mask is not None and formula.hides_a_key(mask) else None
@@ -389,8 +390,8 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
 
     def _checked_batch(
         self, input: Prompt, prepend_bos: bool | None, mask: Tensor | None, n_past: int
-    ) -> TokenBatch:
-        """The prompt with a mask that covers prefix and input."""
+    ) -> tuple[TokenBatch, KeyMask]:
+        """The prompt, and a mask that covers a prefix as well."""
         batch = self.as_batch(input, prepend_bos)
         n_keys = n_past + batch.tokens.shape[1]
         if n_keys > self.cfg.n_ctx:
@@ -409,7 +410,8 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
             before = batch.attention_mask.new_ones(len(batch.tokens), n_past)
             mask = torch.cat([before, batch.attention_mask], dim=1)
         _check_mask(mask, len(batch.tokens), n_keys)
-        return TokenBatch(batch.tokens, mask.bool())
+        mask = mask.bool()
+        return TokenBatch(batch.tokens, mask[:, n_past:]), mask
 
     def _checked_residual(self, input: object, mask: Tensor | None, n_past: int) -> Resid:
         """A residual stream to start from: a copy, so that nobody else edits it."""
@@ -423,10 +425,10 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
             _check_mask(mask, len(input), n_past + input.shape[1])
         return input.clone()
 
-    def _embedded(self, batch: TokenBatch, n_past: int, hooks: Hooks) -> Resid:
-        """Token plus position embedding; positions count real tokens only."""
-        positions = (batch.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, n_past:]
-        token_part = hooks("hook_embed", self.embed(batch.tokens))
+    def _embedded(self, tokens: Int[Tensor, "batch pos"], mask: KeyMask, hooks: Hooks) -> Resid:
+        """Token plus position embedding; positions count real tokens only, a prefix's too."""
+        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        token_part = hooks("hook_embed", self.embed(tokens))
         return token_part + hooks("hook_pos_embed", self.pos_embed(positions))
 
     def _output(

@@ -26,9 +26,9 @@ from interp.model.hooks import (
 from interp.model.key_values import KeyValueCache
 from interp.model.tokens import Prompt, TextInterface
 
-Positions = int | Sequence[int] | Int[Tensor, "batch chosen"] | Literal["last"] | None
-"""Where logits are wanted: everywhere (None), shared positions, a row of positions per example,
-or each prompt's last real token."""
+Positions = int | Sequence[int] | Tensor | Literal["last"] | None
+"""Where logits are wanted: everywhere (None), shared positions, a row of positions per example
+(a tensor `batch chosen`), or each prompt's last real token."""
 
 Resid = Float[Tensor, "batch pos d_model"]
 
@@ -82,7 +82,7 @@ def choose_positions(
         chosen = positions
     else:
         shared = [positions] if isinstance(positions, int) else list(positions)
-        chosen = torch.tensor(shared, device=x.device).expand(len(x), -1)
+        chosen = torch.tensor(shared, device=x.device, dtype=torch.long).expand(len(x), -1)
     if chosen.ndim != 2 or len(chosen) != len(x) or chosen.is_floating_point():
         raise PromptError(
             f"positions must be whole numbers of shape [{len(x)}, chosen], one row per example; "
