@@ -79,23 +79,14 @@ REFUSED_UNLESS_OFF = frozenset(
 
 
 KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
-    **dict.fromkeys(
-        ("n_layer", "n_head", "n_embd", "vocab_size", "n_positions"), ("a whole number", (int,))
-    ),
-    **dict.fromkeys(("n_inner", "num_labels"), ("a whole number", (int, type(None)))),
-    **dict.fromkeys(("layer_norm_epsilon", "initializer_range"), ("a number", (int, float))),
-    **dict.fromkeys(
-        (
-            *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
-            "tie_word_embeddings",
-        ),
-        ("true or false", (bool,)),
-    ),
-    **dict.fromkeys(("activation_function", "model_type"), ("a name", (str,))),
+    "model_type": ("a name", (str,)),
+    "activation_function": ("a name", (str,)),
+    "initializer_range": ("a number", (int, float)),
     "architectures": ("a list", (list, type(None))),
     "id2label": ("an object", (dict, type(None))),
+    "num_labels": ("a whole number", (int, type(None))),
 }
-"""What each setting must be: in words, and as Python reads JSON. True and false are no numbers."""
+"""What the settings that are no size or switch must be: in words, and as Python reads JSON."""
 
 
 def config_from_huggingface(config: Mapping[str, Any], model_name: str) -> ModelConfig:
@@ -104,8 +95,7 @@ def config_from_huggingface(config: Mapping[str, Any], model_name: str) -> Model
     Raises:
         ConfigError: another architecture, a key we do not understand, or an impossible size.
     """
-    values = {SYNONYMS.get(key, key): value for key, value in config.items()}
-    _refuse_wrong_kinds(values, model_name)
+    _refuse_wrong_kinds(config, model_name)
     if config.get("model_type", "gpt2") != "gpt2":
         raise ConfigError(
             f"{model_name!r} is a {config['model_type']!r} model, not GPT-2. Load it with "
@@ -117,6 +107,7 @@ def config_from_huggingface(config: Mapping[str, Any], model_name: str) -> Model
             f"Architecture {architecture!r} of {model_name!r} is not supported; supported: "
             f"{', '.join(sorted(ARCHITECTURES))}."
         )
+    values = {SYNONYMS.get(key, key): value for key, value in config.items()}
     _refuse_unknown(values, model_name)
     ours = {ours: values[theirs] for theirs, ours in NUMBERS.items() if theirs in values}
     ours = {NUMBERS[key]: default for key, default in DEFAULTS.items()} | ours
@@ -132,11 +123,10 @@ def config_from_huggingface(config: Mapping[str, Any], model_name: str) -> Model
     return ModelConfig(model_name=model_name, **ours)
 
 
-def _refuse_wrong_kinds(values: Mapping[str, Any], model_name: str) -> None:
+def _refuse_wrong_kinds(config: Mapping[str, Any], model_name: str) -> None:
     for key, (wording, kinds) in KINDS.items():
-        value = values.get(key, kinds)
-        misplaced = isinstance(value, bool) and bool not in kinds
-        if key in values and (misplaced or not isinstance(value, kinds)):
+        value = config.get(key, kinds[0]())
+        if isinstance(value, bool) or not isinstance(value, kinds):
             raise ConfigError(f"{key} of {model_name!r} must be {wording}, got {value!r:.80}.")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +12,7 @@ from interp.model.hooks import HookList, NamesFilter
 from interp.model.tokens import Prompt, TokenBatch, Tokenizer
 
 
+@runtime_checkable
 class HookedModel(Protocol):
     """A language model that runs with hooks; argument meanings as in `HookedGPT2`."""
 

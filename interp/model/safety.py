@@ -6,6 +6,7 @@ environment says, and never a second time in another way.
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from interp.errors import CheckpointError, InterpError, UnsafeCheckpointError
 
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,255}")
-ZIP_MAGIC = b"PK\x03\x04"
+ZIP_MAGIC, PICKLE_MARK = b"PK\x03\x04", b"\x80"
 MAX_UNPACKED = 1.01
 """Largest sum of a zip's declared sizes, relative to the file: PyTorch stores, never compresses."""
 
@@ -68,17 +69,28 @@ def read_pickle(path: Path) -> object:
     if is_zip:
         _refuse_packed(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # A pickle of another kind than PyTorch's: asks to report that to PyTorch.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as problem:  # a damaged pickle raises almost anything
-        if wanted := re.search(r"Unsupported (?:global|class|operand|type)\S* ?(.*)", str(problem)):
-            names = re.findall(r"[A-Za-z_][\w.]*\.[A-Za-z_]\w*", wanted[1])
-            what = f" ({names[0]})" if names else ""
-            raise UnsafeCheckpointError(
-                f"{path} is refused: it asks for more than tensors{what} and could run code. "
-                "Save only the state dict where it was made, best as safetensors."
-            ) from None  # PyTorch's own message advises to switch the protection off
-        cause = likely_cause(path) or "PyTorch's restricted reader cannot read it"
-        raise CheckpointError(f"{path} is damaged, or no PyTorch file: {cause}.") from None
+        # PyTorch's own message advises to switch the protection off, so it is not shown.
+        raise _refusal(path, str(problem)) from None
+
+
+def _refusal(path: Path, problem: str) -> CheckpointError:
+    cause = likely_cause(path)
+    wanted = re.search(r"unsupported (?:global:? )?GLOBAL (\S+)", problem, re.IGNORECASE)
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == PICKLE_MARK
+    if wanted or (is_pickle and "Unsupported operand" in problem):
+        what = f" ({wanted[1]})" if wanted else ""
+        return UnsafeCheckpointError(
+            f"{path} is refused: it asks for more than tensors{what} and could run code. "
+            "Save only the state dict where it was made, best as safetensors."
+        )
+    cause = cause or "PyTorch's restricted reader cannot read it"
+    return CheckpointError(f"{path} is damaged, or no PyTorch file: {cause}.")
 
 
 def _refuse_packed(path: Path) -> None:

@@ -36,7 +36,7 @@ def save_huggingface(model: HookedGPT2, folder: str | Path) -> None:
         )
     config = config_to_huggingface(model.cfg)
     bos = model.tokenizer.bos_token_id if model.tokenizer else None
-    special = dict.fromkeys(("bos_token_id", "eos_token_id"), bos)
+    special: dict[str, Any] = {"bos_token_id": bos, "eos_token_id": bos}
     if model.cfg.n_classes is not None:
         special["pad_token_id"] = bos  # `transformers` reads a class before the padding
     created = _create(folder)
