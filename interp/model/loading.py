@@ -78,7 +78,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     tokenizer: TokenizerSource = None,
-    backend: Literal["transformer-lens"] | None = None,
+    backend: str | None = None,
     allow_pickle: bool = False,
     allow_nonfinite: bool = False,
 ) -> HookedGPT2 | HookedModel:

@@ -47,7 +47,8 @@ def save_huggingface(model: HookedGPT2, folder: str | Path) -> None:
                 weights_to_huggingface(dict(model.state_dict()), model.cfg), staging / SINGLE
             )
             if model.tokenizer is not None:
-                model.tokenizer.backend.save(str(staging / "tokenizer.json"))
+                text = model.tokenizer.backend.to_str(pretty=True)
+                (staging / "tokenizer.json").write_text(text, encoding="utf-8")
                 _write_json(_tokenizer_config(model), staging / "tokenizer_config.json")
     except BaseException:
         for new in created:
