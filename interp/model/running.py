@@ -143,6 +143,12 @@ class HookedRuns(TextInterface, nn.Module):
                 "Call the model inside the block (hooks are not seen by other threads)."
             )
 
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Do nothing: hook_q_input, hook_k_input and hook_v_input exist whenever a hook asks.
+
+        TransformerLens' tools switch them on by this name before they use them.
+        """
+
     def run_with_hooks(
         self,
         input: Prompt | Resid,
