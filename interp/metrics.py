@@ -129,9 +129,9 @@ def _column(ids: TokenIds, name: str) -> Int[Tensor, "example 1"]:
 
 
 def _position(positions: Position) -> Literal["last"] | int | Int[Tensor, "batch 1"]:
-    if isinstance(positions, int) or positions == "last":
-        return positions
-    return torch.as_tensor(positions).reshape(-1, 1)
+    if isinstance(positions, Tensor | Sequence) and not isinstance(positions, str):
+        return torch.as_tensor(positions).reshape(-1, 1)
+    return positions
 
 
 def _one_row_each(rows: Int[Tensor, "example read"], n_examples: int, what: str) -> Tensor:

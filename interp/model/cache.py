@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import einsum, rearrange
@@ -92,7 +93,7 @@ class ActivationCache(Mapping[str, Tensor]):
         self._stored = dict(stored)
         self._key_mask = key_mask
         self._underivable = frozenset(underivable)
-        self._model = weakref.ref(model) if model is not None else None
+        self._model: weakref.ref[Any] | None = weakref.ref(model) if model is not None else None
 
     # Reading
 
@@ -102,7 +103,8 @@ class ActivationCache(Mapping[str, Tensor]):
         return value if self.has_batch_dim else value[0]
 
     def _resolve(self, key: CacheKey) -> str:
-        short, layer, sublayer = (key, None, None) if isinstance(key, str) else (*key, None)[:3]
+        short, layer = (key, None) if isinstance(key, str) else key[:2]
+        sublayer = key[2] if isinstance(key, tuple) and len(key) == 3 else None
         if layer is not None and layer < 0:
             layer += self.cfg.n_layers
         name = full_name(short, layer, sublayer)
@@ -145,7 +147,7 @@ class ActivationCache(Mapping[str, Tensor]):
             return formula.layer_norm_normalized(x, *others)
         if kind == "attn.hook_attn_scores":
             assert layer is not None
-            return self._scores(x, *others, layer)
+            return self._scores(x, others[0], layer)
         if kind == "attn.hook_pattern":
             pattern = formula.attention_pattern(x)
             return pattern.to(self.cfg.dtype) if self.cfg.reorder_and_upcast_attn else pattern
@@ -467,7 +469,9 @@ def _as_index(index: Index) -> int | slice | list[int] | Tensor:
     return index if isinstance(index, int) else _as_slice(index)
 
 
-def _take(value: Tensor, axes: list[str], wanted: Mapping[str, object]) -> Tensor:
+def _take(
+    value: Tensor, axes: list[str], wanted: Mapping[str, slice | list[int] | Tensor]
+) -> Tensor:
     for dim, axis in enumerate(axes):
         if axis in wanted:
             value = value[(slice(None),) * dim + (wanted[axis],)]

@@ -25,7 +25,11 @@ from interp.model import formula
 from interp.model.config import ModelConfig
 from interp.model.generation import Generates
 from interp.model.hooks import BlockHooks, Hooks
-from interp.model.huggingface import config_from_huggingface, weights_from_huggingface
+from interp.model.huggingface import (
+    HuggingFaceModel,
+    config_from_huggingface,
+    weights_from_huggingface,
+)
 from interp.model.key_values import KeyValueCache
 from interp.model.running import (
     ForwardOptions,
@@ -311,7 +315,7 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
 
     @classmethod
     def from_huggingface(
-        cls, hf_model: nn.Module, tokenizer: Tokenizer | None = None
+        cls, hf_model: HuggingFaceModel, tokenizer: Tokenizer | None = None
     ) -> "HookedGPT2":
         """Take over the weights of an in-memory `transformers` GPT-2; that model is not modified.
 
@@ -415,8 +419,12 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
 
     def _checked_residual(self, input: object, mask: Tensor | None, n_past: int) -> Resid:
         """A residual stream to start from: a copy, so that nobody else edits it."""
-        stream = isinstance(input, Tensor) and input.is_floating_point() and input.ndim == 3
-        if not stream or input.shape[-1] != self.cfg.d_model:
+        if not (
+            isinstance(input, Tensor)
+            and input.is_floating_point()
+            and input.ndim == 3
+            and input.shape[-1] == self.cfg.d_model
+        ):
             raise PromptError(
                 "With start_at_layer the input is a residual stream of shape "
                 f"[batch, pos, {self.cfg.d_model}], not tokens or text."

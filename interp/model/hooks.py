@@ -217,9 +217,9 @@ def groups_that_must_fire(names_filter: NamesFilter, n_layers: int) -> list[froz
     """
     if names_filter is None:
         return []
-    alone = isinstance(names_filter, str) or callable(names_filter)
-    filters = [names_filter] if alone else names_filter
-    return [frozenset(select_names(each, n_layers)) for each in filters]
+    if isinstance(names_filter, str) or callable(names_filter):
+        return [frozenset(select_names(names_filter, n_layers))]
+    return [frozenset(select_names(name, n_layers)) for name in names_filter]
 
 
 @dataclass(frozen=True)

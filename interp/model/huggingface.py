@@ -6,7 +6,7 @@ refused by name.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from einops import rearrange
 from torch import Tensor
@@ -14,6 +14,18 @@ from torch import Tensor
 from interp.errors import CheckpointError, ConfigError
 from interp.model.config import ModelConfig, check_settings
 from interp.model.formula import activation
+
+
+@runtime_checkable
+class HuggingFaceModel(Protocol):
+    """What is read of an in-memory `transformers` model."""
+
+    config: Any
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its weights by name."""
+        ...
+
 
 ARCHITECTURES = {
     "GPT2LMHeadModel": False,
@@ -109,8 +121,8 @@ def config_from_huggingface(config: Mapping[str, Any], model_name: str) -> Model
         )
     values = {SYNONYMS.get(key, key): value for key, value in config.items()}
     _refuse_unknown(values, model_name)
-    ours = {ours: values[theirs] for theirs, ours in NUMBERS.items() if theirs in values}
-    ours = {NUMBERS[key]: default for key, default in DEFAULTS.items()} | ours
+    ours: dict[str, Any] = {NUMBERS[key]: default for key, default in DEFAULTS.items()}
+    ours |= {name: values[theirs] for theirs, name in NUMBERS.items() if theirs in values}
     if ours.get("d_mlp") is None:
         ours["d_mlp"] = 4 * ours["d_model"] if isinstance(ours["d_model"], int) else None
     for name in ("eps", "init_range"):

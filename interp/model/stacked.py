@@ -1,10 +1,11 @@
 """Weights under TransformerLens' names, stacked over layers: copies, for reading and analysis."""
 
 from operator import attrgetter
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def stacked(path: str, index: int | None = None, pattern: str | None = None) -> property:
@@ -31,10 +32,12 @@ PER_HEAD = "d_model head d_head -> head d_model d_head"
 class StackedWeights:
     """W_Q, W_K, W_V `layer head d_model d_head`, W_O `layer head d_head d_model`, and so on."""
 
-    blocks: nn.ModuleList
-    embed: nn.Module
-    pos_embed: nn.Module
-    unembed: nn.Module
+    # Modules of the model that this class becomes a part of; `Any`, since torch does not know
+    # that their attributes are tensors.
+    blocks: Any
+    embed: Any
+    pos_embed: Any
+    unembed: Any
 
     W_Q = stacked("attn.W_QKV", 0, PER_HEAD)
     W_K = stacked("attn.W_QKV", 1, PER_HEAD)
