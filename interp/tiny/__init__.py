@@ -1,0 +1,1 @@
+"""The embedded model: its language, training, evaluation and weights."""
