@@ -46,15 +46,18 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @pytest.fixture(scope="session", autouse=True)
 def only_loopback() -> Iterator[None]:
     """Nothing in the tests may reach another machine."""
-    connect = socket.socket.connect
 
-    def guarded(self: socket.socket, address: object) -> None:
-        if isinstance(address, tuple) and address[0] not in LOOPBACK:
-            raise OSError(f"A test tried to connect to {address}; tests use no network.")
-        connect(self, address)
+    def guard(original: Callable[[socket.socket, object], object]) -> Callable:
+        def guarded(self: socket.socket, address: object) -> object:
+            if isinstance(address, tuple) and address[0] not in LOOPBACK:
+                raise OSError(f"A test tried to connect to {address}; tests use no network.")
+            return original(self, address)
+
+        return guarded
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", guarded)
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, guard(getattr(socket.socket, name)))
         yield
 
 
