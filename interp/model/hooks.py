@@ -71,6 +71,7 @@ HOOK_POINTS = (
     HookPoint("attn.hook_z", HEADS, alias="attn.o.hook_in"),
     HookPoint("attn.hook_result", HEADS_RESID, optional=True),
     HookPoint("hook_attn_out", RESID, alias="attn.hook_out"),
+    # Not TransformerLens 4.3's ln2.hook_in, whose edits miss the stream and reach only the MLP.
     HookPoint("hook_resid_mid", RESID),
     HookPoint("hook_mlp_in", RESID, alias="ln2.hook_in"),
     HookPoint("ln2.hook_scale", "batch pos 1"),
