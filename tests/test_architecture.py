@@ -6,11 +6,15 @@ table: put it in the highest row that holds everything it imports.
 """
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -344,6 +348,38 @@ def danger_findings(source: str, path: Path) -> list[str]:
     return findings
 
 
+def undeclared(source: str, path: Path, declared: set[str]) -> list[str]:
+    """Libraries that are imported and not declared; `declared` holds normalised names."""
+    names = distributions()
+    findings = []
+    for found in imports(ast.parse(source), module_name(path), ()):
+        root = found.target.split(".")[0]
+        if not root or ours(root) or root in sys.stdlib_module_names:
+            continue
+        if not {normalised(name) for name in names.get(root, [root])} & declared:
+            findings.append(f"{path}:{found.line}: pyproject.toml does not declare {root}")
+    return findings
+
+
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """Which distributions bring an importable name; reading them takes a second."""
+    return importlib.metadata.packages_distributions()
+
+
+def normalised(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared_libraries() -> set[str]:
+    """What pyproject.toml asks for, with the extras that are used at run time."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["ray"], *extras["bench"]]
+    return {normalised(re.match(r"[\w.-]+", line)[0]) for line in requirements}
+
+
 def source_files() -> list[Path]:
     """The Python files that ship or are run, relative to the root."""
     files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -370,6 +406,12 @@ def test_file_and_functions_stay_small(path: Path) -> None:
 @in_every_file
 def test_file_has_no_dangerous_call(path: Path) -> None:
     assert danger_findings((ROOT / path).read_text(encoding="utf-8"), path) == []
+
+
+@in_every_file
+def test_file_imports_only_declared_libraries(path: Path) -> None:
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert undeclared(source, path, declared_libraries()) == []
 
 
 @pytest.mark.parametrize(
@@ -519,3 +561,16 @@ def test_checker_leaves_harmless_code_alone() -> None:
         "try:\n    f()\nexcept OSError:\n    pass\n"
     )
     assert danger_findings(source, Path("interp/patching.py")) == []
+
+
+def test_checker_finds_undeclared_library() -> None:
+    path = Path("interp/patching.py")
+    declared = {"lazy-loader", "pytest"}
+    assert undeclared("import os, lazy_loader\nfrom interp import metrics", path, declared) == []
+    assert "does not declare hypothesis" in undeclared("import hypothesis", path, declared)[0]
+    assert "does not declare absent" in undeclared("import absent.part", path, declared)[0]
+
+
+def test_declared_libraries_are_read_with_their_extras() -> None:
+    assert {"torch", "huggingface-hub", "ray", "nnsight"} <= declared_libraries()
+    assert "pytest" not in declared_libraries()
