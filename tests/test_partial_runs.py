@@ -170,6 +170,10 @@ def test_a_run_that_fails_leaves_the_prefix_as_it_was(random_gpt2: HookedGPT2) -
     for name in ("blocks.1.hook_mlp_out", "ln_final.hook_scale"):
         with pytest.raises(HookError, match="ZeroDivisionError"):
             random_gpt2.run_with_hooks(TOKENS[:, 4:], [(name, fail)], past_kv_cache=past)
+    with pytest.raises(HookError, match="never fired"):
+        random_gpt2.run_with_hooks(
+            TOKENS[:, 4:], [("blocks.1.hook_mlp_out", fail)], past_kv_cache=past, stop_at_layer=1
+        )
     assert past.length == 4
     assert_close(random_gpt2(TOKENS[:, 4:], past_kv_cache=past), random_gpt2(TOKENS)[:, 4:])
 
@@ -184,6 +188,25 @@ def test_a_prefix_that_does_not_fit_is_an_error(random_gpt2: HookedGPT2) -> None
         random_gpt2(torch.ones(2, 20, dtype=torch.long), past_kv_cache=past)
     with pytest.raises(PromptError, match="A loss needs the tokens and the logits"):
         random_gpt2(TOKENS[:2], past_kv_cache=past, return_type="loss")
+
+
+@pytest.mark.parametrize("part", [{"stop_at_layer": 1}, {"start_at_layer": 1}])
+def test_a_prefix_of_some_layers_does_not_serve_the_others(
+    random_gpt2: HookedGPT2, part: dict[str, int]
+) -> None:
+    _, cache = random_gpt2.run_with_cache(TOKENS)
+    whole = cache["resid_pre", 1] if "start_at_layer" in part else TOKENS
+    expected = random_gpt2(whole, **part)
+    past = KeyValueCache()
+    random_gpt2(whole[:, :4], past_kv_cache=past, **part)
+    assert_close(random_gpt2(whole[:, 4:], past_kv_cache=past, **part), expected[:, 4:])
+    with pytest.raises(PromptError, match="more of the prefix in some layers than in others"):
+        random_gpt2(TOKENS, past_kv_cache=past)
+    past = KeyValueCache()
+    random_gpt2(TOKENS[:, :4], past_kv_cache=past)
+    random_gpt2(whole[:, 4:], past_kv_cache=past, **part)
+    with pytest.raises(PromptError, match="more of the prefix in some layers than in others"):
+        random_gpt2(TOKENS, past_kv_cache=past)
 
 
 def test_queries_and_keys_after_a_prefix_give_no_pattern(random_gpt2: HookedGPT2) -> None:

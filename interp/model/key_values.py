@@ -7,6 +7,11 @@ from torch import Tensor
 from interp.errors import CacheError, PromptError
 from interp.model.cache import ActivationCache
 
+PARTS_MIXED = (
+    "past_kv_cache holds more of the prefix in some layers than in others, from runs with "
+    "start_at_layer or stop_at_layer. Use one cache for runs of the same layers."
+)
+
 
 class KeyValueCache:
     """Keys and values of a prefix, so that only new positions need computing.
@@ -40,7 +45,10 @@ class KeyValueCache:
     @property
     def length(self) -> int:
         """Number of positions held."""
-        return next((k.shape[1] for k, _ in self._layers.values()), 0)
+        lengths = {k.shape[1] for k, _ in self._layers.values()}
+        if len(lengths) > 1:
+            raise PromptError(PARTS_MIXED)
+        return lengths.pop() if lengths else 0
 
     def extend(
         self,
@@ -59,6 +67,8 @@ class KeyValueCache:
                 torch.cat([old.expand(len(new), -1, -1, -1), new], dim=1)
                 for old, new in ((old_k, k), (old_v, v))
             )
+        elif self._layers:
+            raise PromptError(PARTS_MIXED)
         if not self.frozen:
             self._unfinished[layer] = (k, v)
         return k, v
