@@ -72,6 +72,8 @@ def test_a_padded_run_continues_with_its_mask(random_gpt2: HookedGPT2) -> None:
         logits, cache = random_gpt2.run_with_cache(batch)
         options = {"start_at_layer": 1, "attention_mask": batch.attention_mask}
         assert_close(random_gpt2(cache["resid_pre", 1], **options), logits)
+        whole_numbers = options | {"attention_mask": batch.attention_mask.long()}
+        assert_close(random_gpt2(cache["resid_pre", 1], **whole_numbers), logits)
         last = random_gpt2(cache["resid_pre", 1], positions="last", **options)
         assert_close(last, random_gpt2(batch, positions="last"))
 

@@ -373,6 +373,7 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
         start, stop = options.get("start_at_layer"), options.get("stop_at_layer")
         layers = layers_between(self.cfg.n_layers, start, stop)
         past, mask = options.get("past_kv_cache"), options.get("attention_mask")
+        mask = mask.bool() if mask is not None else None
         n_past = past.begin_run() if past else 0
         batch = None
         if start is None:
@@ -414,7 +415,6 @@ class HookedGPT2(HookedRuns, Generates, StackedWeights):
             before = batch.attention_mask.new_ones(len(batch.tokens), n_past)
             mask = torch.cat([before, batch.attention_mask], dim=1)
         _check_mask(mask, len(batch.tokens), n_keys)
-        mask = mask.bool()
         return TokenBatch(batch.tokens, mask[:, n_past:]), mask
 
     def _checked_residual(self, input: object, mask: Tensor | None, n_past: int) -> Resid:

@@ -133,6 +133,10 @@ class HookedRuns(TextInterface, nn.Module):
                 names. The function takes (value, hook) and returns the new value, or None after
                 looking or editing in place.
             bwd_hooks: The same for gradients, during the backward pass.
+
+        Raises:
+            UnknownHookError: no such point.
+            HookError: a hook failed or never fired, or the model did not run in the block.
         """
         request = make_request(self, self.cfg.n_layers, tuple(fwd_hooks), tuple(bwd_hooks))
         with requested(request):
