@@ -130,6 +130,13 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         load(device=device)
 
 
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="a revision belongs to a model of the hub"):
+        load(folder, revision="main")
+    with pytest.raises(ConfigError, match="embedded model has no revisions"):
+        load(revision="main")
+
+
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ConfigError, match='backend must be None or "transformer-lens"'):
         load(backend="nnsight")  # type: ignore[call-overload]

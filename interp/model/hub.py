@@ -148,7 +148,7 @@ def _fetch(repo: str, name: str, revision: str | None) -> Path | None:
         ) from None
     except RevisionNotFoundError:
         raise CheckpointError(
-            f"{at} has no revision {revision!r}: no such branch, tag or commit."
+            f"{at} has no revision {revision or 'main'!r}: no such branch, tag or commit."
         ) from None
     except LocalEntryNotFoundError as problem:
         cause = problem.__cause__ or problem

@@ -142,12 +142,16 @@ def _find(
 ) -> tuple[ModelConfig, Mapping[str, Tensor], Path]:
     """Configuration, weights under Hugging Face's names, and the file or folder of both."""
     if name is None or name == EMBEDDED:
+        if revision is not None:
+            raise ConfigError("The embedded model has no revisions.")
         if not EMBEDDED_FOLDER.is_dir():
             raise CheckpointError(
                 f"This installation lacks the embedded model ({EMBEDDED_FOLDER}); install it again."
             )
         return _read_folder(EMBEDDED_FOLDER, EMBEDDED, allow_pickle)
     path = Path(name).expanduser()
+    if revision is not None and path.exists():
+        raise ConfigError(f"{path} is on this machine; a revision belongs to a model of the hub.")
     if path.is_dir():
         return _read_folder(path, path.resolve().name, allow_pickle)
     if path.is_file():
@@ -158,9 +162,15 @@ def _find(
             )
         return *read_nanogpt(path), path
     _refuse_mistaken_name(str(name), isinstance(name, Path))
-    repo, _ = FAMILY.get(str(name), (str(name), 0))
-    folder = hub.model_folder(repo, revision, allow_pickle=allow_pickle)
+    folder = _hub_folder(str(name), revision, allow_pickle)
     return _read_folder(folder, str(name), allow_pickle)
+
+
+def _hub_folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
+    """Where the hub's cache has the model; `gpt2` may also be there under its short name."""
+    repo, _ = FAMILY.get(name, (name, 0))
+    cached = hub.cached_folder(name, revision) if name in FAMILY else None
+    return cached or hub.model_folder(repo, revision, allow_pickle=allow_pickle)
 
 
 def _read_folder(
@@ -210,7 +220,7 @@ def available_models() -> list[AvailableModel]:
         cfg = config_from_huggingface(read_json(embedded, ConfigError), EMBEDDED)
         rows.append(AvailableModel(EMBEDDED, _millions(cfg.n_params), True, "interp.load()"))
     for name, (repo, n_params) in FAMILY.items():
-        present = hub.cached_folder(repo) is not None
+        present = any(hub.cached_folder(cached) for cached in (name, repo))
         rows.append(AvailableModel(name, _millions(n_params), present, f'interp.load("{name}")'))
     return rows
 
