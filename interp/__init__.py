@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from interp.model.loading import load as load
     from interp.model.saving import save_huggingface as save_huggingface
     from interp.model.tokens import Tokenizer as Tokenizer
+    from interp.model.weights import model_hash as model_hash
 
 __version__ = "0.1.0"
 
@@ -48,5 +49,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "model.loading": ["available_models", "load"],
         "model.saving": ["save_huggingface"],
         "model.tokens": ["Tokenizer"],
+        "model.weights": ["model_hash"],
     },
 )
