@@ -73,18 +73,21 @@ class EdgeCut:
     """logit(answer) - logit(wrong), after the cut."""
     probability: float
     """Of the answer, after the cut."""
+    likeliest: str
+    """The likeliest word after the cut."""
 
 
 @torch.no_grad()
-def seed_sentence_cuts(model: HookedGPT2) -> list[EdgeCut]:
-    """The edge from the first " cat" to " black" in the seed sentence, cut in different heads.
+def seed_sentence_cuts(model: HookedGPT2, *, colour: str = "black") -> list[EdgeCut]:
+    """The edge from the first " cat" to the colour in the seed sentence, cut in different heads.
 
-    First uncut, then cut in each head alone, last in all heads. The answer is " black", the wrong
-    answer " white", both after "The cat is".
+    First uncut, then cut in each head alone, last in all heads. Whatever the colour, " black"
+    counts as answer and " white" as wrong, both after "The cat is".
     """
-    tokens = model.to_tokens(SEED_PROMPT)
-    query = model.find_word(SEED_PROMPT, " cat", occurrence=0)
-    key = model.find_word(SEED_PROMPT, " black")
+    prompt = SEED_PROMPT.replace("black", colour)
+    tokens = model.to_tokens(prompt)
+    query = model.find_word(prompt, " cat", occurrence=0)
+    key = model.find_word(prompt, f" {colour}")
     black, white = model.to_single_token(" black"), model.to_single_token(" white")
     _, cache = model.run_with_cache(tokens)
 
@@ -94,8 +97,13 @@ def seed_sentence_cuts(model: HookedGPT2) -> list[EdgeCut]:
         assert isinstance(logits, Tensor)
         last = logits[0, -1]
         weights = [float(cache["pattern", layer][0, head, query, key]) for layer, head in heads]
-        logit_diff, probability = last[black] - last[white], last.softmax(dim=-1)[black]
-        return EdgeCut(heads, float(sum(weights)), float(logit_diff), float(probability))
+        return EdgeCut(
+            heads=heads,
+            attention=float(sum(weights)),
+            logit_diff=float(last[black] - last[white]),
+            probability=float(last.softmax(dim=-1)[black]),
+            likeliest=model.to_str_tokens([int(last.argmax())])[0],
+        )
 
     heads = all_heads(model)
     return [cut(), *[cut(head) for head in heads], cut(*heads)]

@@ -77,7 +77,7 @@ class Example:
     key_word: str
     """Where the answer stands: the colour, the receiver, the list word, the start year."""
     swapped_text: str
-    """The prompt with one fact exchanged; equally many tokens."""
+    """The prompt with one fact, and the words that depend on it, exchanged; equally many tokens."""
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -107,6 +107,7 @@ class Example:
         )  # fmt: skip
 
 
+@cache
 def is_held_out(first: str, second: str) -> bool:
     """Whether training never combines these two words; about one combination in ten.
 
