@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import xarray as xr
 from einops import einsum
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import PromptError
@@ -31,8 +31,8 @@ PATTERN = "attn.hook_pattern"
 def cut_edges(edges: Iterable[Edge]) -> list[tuple[NamesFilter, HookFunction]]:
     """Forward hooks that set the scores of these edges to -inf.
 
-    Raises (when run):
-        PromptError: a position lies outside the prompt, or a query would lose all its keys.
+    A position outside the prompt, or a query that would lose all its keys, is an error when they
+    run.
     """
     return [_cut(edge) for edge in edges]
 
@@ -64,6 +64,15 @@ def _check_positions(queries: Tensor, keys: Tensor, n_positions: int) -> None:
         )
 
 
+def _last_logits(
+    model: HookedGPT2, prompt: Prompt, edges: Iterable[Edge] = ()
+) -> Float[Tensor, "batch 1 d_vocab"]:
+    """Logits after each prompt's last real token, with some edges cut."""
+    logits = model.run_with_hooks(prompt, cut_edges(edges), positions="last")
+    assert isinstance(logits, Tensor)
+    return logits
+
+
 @torch.no_grad()
 def knockout(
     model: HookedGPT2, tokens: Prompt, edges: Iterable[Edge], metric: Metric
@@ -73,8 +82,8 @@ def knockout(
     Returns:
         `original`, `cut` and `effect` = cut - original over `example`, in the metric's unit.
     """
-    original = metric(model(tokens, positions="last"))
-    cut = metric(model.run_with_hooks(tokens, cut_edges(edges), positions="last"))
+    original = metric(_last_logits(model, tokens))
+    cut = metric(_last_logits(model, tokens, edges))
     return xr.Dataset(
         {
             "original": ("example", original.numpy(force=True)),
@@ -97,8 +106,8 @@ def edge_effects(
         metric with the edge cut minus metric as is, in the metric's unit.
     """
     names = f"blocks.*.{PATTERN}"
-    logits, cache = model.run_with_cache(tokens, names_filter=names, positions="last")
-    original = metric(logits)
+    _, cache = model.run_with_cache(tokens, names_filter=names, return_type=None)
+    original = metric(_last_logits(model, tokens))
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     pattern = torch.stack([cache["pattern", layer] for layer in range(n_layers)])
     example = torch.arange(pattern.shape[1])
@@ -108,7 +117,7 @@ def edge_effects(
     rank = 1 + (rows > weight[..., None]).sum(dim=-1)
     effect = torch.stack(
         [
-            metric(model.run_with_hooks(tokens, cut_edges([edge]), positions="last")) - original
+            metric(_last_logits(model, tokens, [edge])) - original
             for edge in _one_per_head(n_layers, n_heads, query, key)
         ]
     )
@@ -153,9 +162,7 @@ def explain(
     """
     _, cache = model.run_with_cache(
         tokens,
-        names_filter=[
-            block_name(layer, f"attn.hook_{name}") for name in ("q", "k", "v", "pattern")
-        ],
+        names_filter=[block_name(layer, f"attn.hook_{x}") for x in ("q", "k", "v", "pattern")],
         return_type=None,
         stop_at_layer=layer + 1,
     )
@@ -172,7 +179,7 @@ def explain(
     written = einsum(weight, v, W_O, "key_pos, key_pos d_head, d_head d_model -> key_pos d_model")
     output = written.sum(dim=0)
     own = cache["pattern", layer][0, head, query]
-    values = {
+    steps = {
         "q": ("d_head", q),
         "k": ("d_head", k[key]),
         "product": ("d_head", q * k[key]),
@@ -185,16 +192,9 @@ def explain(
         "difference": ((), (weight - own).abs().max()),
     }
     return xr.Dataset(
-        {name: (dims, value.numpy(force=True)) for name, (dims, value) in values.items()},
+        {name: (dims, value.numpy(force=True)) for name, (dims, value) in steps.items()},
         coords={"token": ("key_pos", model.to_str_tokens(model.to_tokens(tokens)[0]))},
-        attrs={
-            "model": model.cfg.model_name,
-            "layer": layer,
-            "head": head,
-            "query": query,
-            "key": key,
-            "score_factor": factor,
-        },
+        attrs={"model": model.cfg.model_name, "layer": layer, "head": head, "score_factor": factor},
     )
 
 

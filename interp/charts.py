@@ -99,7 +99,8 @@ def intervals(table: pd.DataFrame, title: str, unit: str) -> alt.LayerChart:
     ]
     bar = base.mark_bar(opacity=0.8).encode(x=alt.X("mean:Q", title=unit), tooltip=tooltip)
     rule = base.mark_rule(strokeWidth=3, color="#e45756").encode(x="low:Q", x2="high:Q")
-    return alt.layer(bar, rule).properties(title=title, width=460, height=alt.Step(26))
+    layered = alt.LayerChart(layer=[bar, rule])
+    return layered.properties(title=title, width=460, height=alt.Step(26))
 
 
 def lines(

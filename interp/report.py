@@ -104,7 +104,7 @@ def format_cell(value: object) -> str:
 @cache
 def _vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, so that the page needs no network."""
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]
 
 
 def _write(path: Path, text: str) -> None:
