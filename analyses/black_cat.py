@@ -1,0 +1,350 @@
+"""Does "cat" attend to "black", and does it matter?
+
+In "I love the color black, I hope someday to have a cat like that." a head's attention from "cat"
+to "black" is often shown as what the model understood. Is the weight real, where does it come from,
+and does the model's answer to "The cat is" depend on it?
+
+Prediction, written before running: some head puts most of its weight on the colour, and cutting
+that edge lowers the answer's logit difference; cutting an edge of equal weight elsewhere does not.
+
+Method: weights of all heads; the formula, with its numbers, in the head with the largest causal
+effect; then the answer as is, with the edge cut (score set to -inf, so the row renormalises) in
+that head and in all heads, with the colour swapped, and with a control edge of equal weight cut;
+the same over generated sentences, none of which chose the head, with a bootstrap interval.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+from typer import Option
+
+import interp
+from interp import attention, charts
+from interp.errors import PromptError
+from interp.metrics import Metric, logit_diff, prob
+from interp.model.gpt2 import HookedGPT2
+from interp.model.tokens import visible
+from interp.model.weights import model_hash
+from interp.report import Progress, Report, Section, no_progress
+from interp.statistics import Interval, bootstrap_mean
+from interp.tiny.language import WORDS, Example, held_out_examples
+
+SENTENCE = "I love the color black, I hope someday to have a cat like that."
+BATCH = 50
+"""Generated sentences per forward pass."""
+NIL = 0.05
+"""An effect below this share of the answer's logit difference is called nil."""
+AS_IS, ONE_HEAD, ALL_HEADS = "as is", "edge cut in this head", "edge cut in all heads"
+SWAPPED, CONTROL = "colour swapped", "control edge cut"
+CONDITIONS = (AS_IS, ONE_HEAD, ALL_HEADS, SWAPPED, CONTROL)
+
+
+def run(
+    text: Annotated[str, Option(help="The sentence.")] = SENTENCE,
+    query: Annotated[str, Option(help="The word that looks.")] = "cat",
+    key: Annotated[str, Option(help="The word that is looked at, and the answer.")] = "black",
+    question: Annotated[
+        str, Option(help="Follows the sentence; {query} is filled in.")
+    ] = "The {query} is",
+    swap: Annotated[str, Option(help="What replaces the key; default: another colour.")] = "",
+    query_occurrence: Annotated[int | None, Option(help="Which, if the query repeats.")] = None,
+    key_occurrence: Annotated[int | None, Option(help="Which, if the key repeats.")] = None,
+    model: Annotated[str | None, Option(help="Name, folder or checkpoint; default: tiny.")] = None,
+    sentences: Annotated[int, Option(help="Generated sentences; 0 leaves that step out.")] = 200,
+    seed: Annotated[int, Option(help="Of the generated sentences and the bootstrap.")] = 0,
+    progress: Progress = no_progress,
+) -> Report:
+    """Does "cat" attend to "black", and does it matter?"""
+    if sentences < 0 or sentences == 1:
+        raise PromptError(f"Use 0 sentences, or 2 and more for an interval; got {sentences}.")
+    hooked = interp.load(model)
+    query_pos = hooked.find_word(text, query, occurrence=query_occurrence)
+    key_pos = hooked.find_word(text, key, occurrence=key_occurrence)
+    prompt = f"{text} {question.format(query=query)}"
+    swap = swap or another_colour(hooked, text, key)
+    swapped_text = prompt.replace(key, swap)
+    asked = Example("", prompt, f" {key}", f" {swap}", f" {query}", f" {key}", swapped_text)
+
+    heads = attention.edge_effects(
+        hooked, prompt, query_pos, key_pos, answer_metric(hooked, [asked])
+    )
+    layer, head = strongest_head(heads)
+    outcomes, control = measure(hooked, [asked], [query_pos], [key_pos], layer, head)
+    sections = [
+        token_section(hooked, text),
+        heads_section(heads, query, key, layer, head),
+        formula_section(hooked, text, layer, head, query_pos, key_pos),
+        claim_section(hooked, asked, outcomes, control, layer, head),
+    ]
+    if sentences:
+        examples = held_out_examples("colour_binding_1", sentences, seed)
+        sections.append(general_section(hooked, examples, layer, head, seed, progress))
+    settings = {"model": hooked.cfg.model_name, "model_hash": model_hash(hooked), "seed": seed}
+    settings |= {"text": text, "query": query, "key": key, "question": question, "swap": swap}
+    settings |= {"sentences": sentences, "prepend_bos": hooked.cfg.default_prepend_bos}
+    title = f"Does “{query}” attend to “{key}”, and does it matter?"
+    return Report(title, f"{prompt} → {asked.answer.strip()}?", tuple(sections), settings)
+
+
+def another_colour(model: HookedGPT2, text: str, key: str) -> str:
+    """A colour that is one token and not in the text; `key` must be a colour too."""
+    if key not in WORDS["colours"]:
+        raise PromptError(f"{key!r} is not a colour we know; say what replaces it with --swap.")
+    unused = [colour for colour in WORDS["colours"] if colour not in text]
+    return next(colour for colour in unused if len(model.to_str_tokens(f" {colour}", False)) == 1)
+
+
+def answer_ids(model: HookedGPT2, examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+    """Token ids of answers and wrong answers."""
+    answers = [model.to_single_token(example.answer) for example in examples]
+    return answers, [model.to_single_token(example.wrong) for example in examples]
+
+
+def answer_metric(model: HookedGPT2, examples: Sequence[Example]) -> Metric:
+    """logit(answer) - logit(wrong answer)."""
+    return logit_diff(*answer_ids(model, examples))
+
+
+def strongest_head(heads: xr.Dataset) -> tuple[int, int]:
+    """The head whose edge, when cut, lowers the metric most."""
+    lowest = heads["effect"].isel(example=0).argmin(dim=("layer", "head"))
+    return int(lowest["layer"]), int(lowest["head"])
+
+
+@torch.no_grad()
+def measure(
+    model: HookedGPT2,
+    examples: Sequence[Example],
+    query_pos: Sequence[int],
+    key_pos: Sequence[int],
+    layer: int,
+    head: int,
+) -> tuple[pd.DataFrame, xr.Dataset]:
+    """Answer's probability and logit difference in each condition, and the control edges used."""
+    answers, wrong = answer_ids(model, examples)
+    probability, difference = prob(answers), logit_diff(answers, wrong)
+    prompts = [example.text for example in examples]
+    control = attention.control_edges(model, prompts, layer, head, query_pos, key_pos)
+    control_edge = (layer, head, control["query"].values.tolist(), control["key"].values.tolist())
+    edges = {
+        AS_IS: [],
+        ONE_HEAD: [(layer, head, query_pos, key_pos)],
+        ALL_HEADS: [(None, None, query_pos, key_pos)],
+        SWAPPED: [],
+        CONTROL: [control_edge],
+    }
+    rows = []
+    for condition in CONDITIONS:
+        texts = [e.swapped_text for e in examples] if condition == SWAPPED else prompts
+        hooks = attention.cut_edges(edges[condition])
+        logits = model.run_with_hooks(texts, hooks, positions="last")
+        assert isinstance(logits, Tensor)
+        measured = zip(probability(logits).tolist(), difference(logits).tolist(), strict=True)
+        rows += [(condition, index, *numbers) for index, numbers in enumerate(measured)]
+    table = pd.DataFrame(rows, columns=["condition", "example", "probability", "logit_diff"])
+    return table, control
+
+
+def token_section(model: HookedGPT2, text: str) -> Section:
+    """What the model reads."""
+    ids = model.to_tokens(text)[0].tolist()
+    pieces = model.to_str_tokens(ids)
+    table = pd.DataFrame(
+        {"position": range(len(ids)), "token": [visible(piece) for piece in pieces], "id": ids}
+    )
+    reading = (
+        f"The sentence is {len(ids)} tokens for {model.cfg.model_name}. A space belongs to the "
+        "token that follows it (shown as ·). The first token marks the beginning of the text; many "
+        "heads rest on it when they have nothing to look for.",
+    )
+    return Section("The sentence as tokens", reading, table)
+
+
+def heads_section(heads: xr.Dataset, query: str, key: str, layer: int, head: int) -> Section:
+    """Every head's weight on the edge beside its effect."""
+    columns = ["layer", "head", "weight", "rank", "lift", "effect"]
+    table = heads.isel(example=0).to_dataframe().reset_index()[columns]
+    table = table.sort_values("effect", ignore_index=True)
+    chosen = table.iloc[0]
+    heaviest = table.sort_values("weight").iloc[-1]
+    name = f"L{layer}H{head}"
+    reading = [
+        f"Weight is the share of its attention that “{query}” gives to “{key}”; rank 1 means no "
+        f"token gets more; lift is the weight over what even attention would give. Effect is the "
+        f"change of logit(answer) - logit(swapped word) when that one edge is cut.",
+        f"Largest effect: {name} with {chosen.effect:+.2f} logits at weight {chosen.weight:.3f} "
+        f"(rank {chosen['rank']:.0f}, {chosen.lift:.1f} times even attention).",
+    ]
+    if (heaviest.layer, heaviest["head"]) != (layer, head):
+        reading.append(
+            f"The heaviest edge is another: L{heaviest.layer:.0f}H{heaviest['head']:.0f} with "
+            f"weight {heaviest.weight:.3f}, whose effect is {heaviest.effect:+.2f}. A high weight "
+            "alone does not show that the answer depends on it."
+        )
+    pictures = (
+        charts.head_map(table, "weight", f"Attention weight, “{query}” to “{key}”"),
+        charts.head_map(table, "effect", "Effect of cutting that edge (logits)", signed=True),
+    )
+    return Section("Which heads look, and which matter", tuple(reading), table, pictures)
+
+
+def formula_section(
+    model: HookedGPT2, text: str, layer: int, head: int, query: int, key: int
+) -> Section:
+    """softmax(q·k / √d_head) v with its numbers."""
+    steps = attention.explain(model, text, layer, head, query, key)
+    tokens = [visible(token) for token in steps["token"].values]
+    visible_keys = range(query + 1)
+    table = pd.DataFrame(
+        {
+            "key": charts.token_labels(tokens),
+            "score": steps["score"].values,
+            "softmax": steps["weight"].values,
+            "|v|": steps["value_norm"].values,
+            "share of output": steps["share"].values,
+        }
+    )
+    d_head = model.cfg.d_head
+    products = ", ".join(f"{x:+.2f}" for x in steps["product"].values[:4])
+    others = len(visible_keys) - 1
+    reading = (
+        f"Head L{layer}H{head}, query {tokens[query]!r} (position {query}), key {tokens[key]!r} "
+        f"(position {key}). q·k is the sum of {d_head} products ({products}, ...): "
+        f"{float(steps.dot):.3f}. Times {steps.attrs['score_factor']:.4f} = 1/√{d_head}: "
+        f"{float(steps.scaled):.3f}. Positions after the query are masked (-inf).",
+        f"The softmax sets this score against those of {others} other visible positions: "
+        f"weight {float(steps['weight'][key]):.4f}. The value read there makes up "
+        f"{float(steps['share'][key]):.1%} of what the head writes for this query (A·v·W_O, "
+        "projected on the whole; all shares sum to 1).",
+        f"Check: this equals the model's own hook_pattern; largest difference "
+        f"{float(steps.difference):.1e}.",
+    )
+    _, cache = model.run_with_cache(text, names_filter=f"blocks.{layer}.attn.hook_pattern")
+    pictures = (
+        charts.attention_row(
+            steps["weight"].values.tolist(),
+            tokens,
+            f"Where {tokens[query]} looks in L{layer}H{head}",
+        ),
+        charts.attention_matrix(
+            cache["pattern", layer][0, head], tokens, f"All of L{layer}H{head}: rows sum to 1"
+        ),
+    )
+    return Section("The formula with its numbers", reading, table, pictures)
+
+
+def claim_section(
+    model: HookedGPT2,
+    asked: Example,
+    outcomes: pd.DataFrame,
+    control: xr.Dataset,
+    layer: int,
+    head: int,
+) -> Section:
+    """The answer with and without the edge, on the one sentence."""
+    table = outcomes.drop(columns="example")
+    table["effect"] = table["logit_diff"] - table["logit_diff"][0]
+    by_condition = table.set_index("condition")
+    tokens = [visible(token) for token in model.to_str_tokens(asked.text)]
+    first = control.isel(example=0)
+    reading = [
+        f"Question: “{asked.text}” Probability of “{asked.answer.strip()}” and "
+        f"logit({asked.answer.strip()}) - logit({asked.wrong.strip()}), in logits.",
+        f"The control edge in L{layer}H{head} goes from {tokens[int(first['query'])]!r} to "
+        f"{tokens[int(first['key'])]!r}: weight {float(first.weight):.3f} against "
+        f"{float(first.original_weight):.3f}.",
+        verdict(by_condition["logit_diff"].to_dict()),
+    ]
+    chart_rows = table.rename(columns={"logit_diff": "mean"}).assign(
+        low=table["logit_diff"], high=table["logit_diff"]
+    )
+    picture = charts.intervals(chart_rows, "The answer in each condition", "logit difference")
+    return Section("Does it matter for this sentence?", tuple(reading), table, (picture,))
+
+
+def verdict(difference: dict[str, float]) -> str:
+    """One sentence on what the numbers show; honest when the claim fails."""
+    base = difference[AS_IS]
+    if base <= 0:
+        return (
+            f"As it is, the model does not prefer the answer (logit difference {base:+.2f}), so "
+            "there is nothing here that the edge could be responsible for."
+        )
+    lost = {c: (base - difference[c]) / base for c in (ONE_HEAD, ALL_HEADS, CONTROL)}
+    if lost[ALL_HEADS] < NIL:
+        return (
+            f"The weight may be high, but the effect is nil: without this edge in any head the "
+            f"logit difference changes by {-lost[ALL_HEADS]:+.1%}. The claim fails here."
+        )
+    one = f"cutting it in this head alone takes {lost[ONE_HEAD]:.0%}"
+    if lost[ONE_HEAD] < NIL:
+        one += " (other heads carry the same information)"
+    control = f"the control edge of similar weight takes {lost[CONTROL]:.0%}"
+    swapped = "turns" if difference[SWAPPED] < 0 else "does not turn"
+    return (
+        f"The edge matters: cutting it in all heads takes {lost[ALL_HEADS]:.0%} of the logit "
+        f"difference, {one}, {control}. Swapping the colour {swapped} the answer."
+    )
+
+
+def general_section(
+    model: HookedGPT2, examples: Sequence[Example], layer: int, head: int, seed: int,
+    progress: Progress,
+) -> Section:  # fmt: skip
+    """The same over sentences that had no part in choosing the head."""
+    parts = []
+    batches = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
+    for index, batch in enumerate(progress(batches, f"{len(examples)} generated sentences")):
+        queries = [model.find_word(e.text, e.query_word, occurrence=0) for e in batch]
+        keys = [model.find_word(e.text, e.key_word, occurrence=0) for e in batch]
+        table, _ = measure(model, batch, queries, keys, layer, head)
+        parts.append(table.assign(example=table["example"] + index * BATCH))
+    outcomes = pd.concat(parts, ignore_index=True)
+    table = pd.DataFrame(
+        interval_row(outcomes, condition, column, seed)
+        for column in ("logit_diff", "probability")
+        for condition in CONDITIONS
+    )
+    effect = effects(outcomes, ONE_HEAD, seed)
+    everywhere, control = effects(outcomes, ALL_HEADS, seed), effects(outcomes, CONTROL, seed)
+    reading = (
+        f"{len(examples)} sentences in several phrasings, with colours and things that training "
+        f"never combined; head L{layer}H{head} was chosen on the sentence above, not on these. "
+        "Mean and bootstrap 95 % interval over sentences.",
+        f"Mean effect on the logit difference: edge cut in this head {effect}, in all heads "
+        f"{everywhere}, control edge {control}.",
+        general_verdict(effect, everywhere, control),
+    )
+    in_logits = table[table["measure"] == "logit_diff"]
+    picture = charts.intervals(
+        in_logits, f"Mean over {len(examples)} sentences, 95 % interval", "logit difference"
+    )
+    return Section("Does it hold in general?", reading, table, (picture,))
+
+
+def interval_row(outcomes: pd.DataFrame, condition: str, column: str, seed: int) -> dict:
+    """Mean and interval of one measure in one condition."""
+    values = outcomes.loc[outcomes["condition"] == condition, column]
+    return {"measure": column, "condition": condition} | bootstrap_mean(values, seed=seed)._asdict()
+
+
+def effects(outcomes: pd.DataFrame, condition: str, seed: int) -> Interval:
+    """Mean change of the logit difference from the unedited run, paired by sentence."""
+    wide = outcomes.pivot(index="example", columns="condition", values="logit_diff")
+    return bootstrap_mean(wide[condition] - wide[AS_IS], seed=seed)
+
+
+def general_verdict(effect: Interval, everywhere: Interval, control: Interval) -> str:
+    """Whether the interval of the effect keeps clear of zero and of the control's."""
+    if effect.high < min(0, control.low):
+        return "The effect of this head's edge is below zero and below the control's: it holds."
+    if everywhere.high < min(0, control.low):
+        return (
+            "In this head alone the edge is not clearly needed, but all heads together are: the "
+            "information also travels through other heads."
+        )
+    return "The interval does not separate the edge from the control: one sentence is not enough."

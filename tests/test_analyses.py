@@ -1,0 +1,172 @@
+"""The studies, run on the embedded model: what they find, and what they refuse."""
+
+import numpy as np
+import pytest
+
+from analyses import black_cat, generate, induction, sqrt_dk
+from interp import attention, load
+from interp.errors import PromptError
+from interp.metrics import logit_diff
+
+
+@pytest.fixture(scope="module")
+def report():
+    return black_cat.run(sentences=60)
+
+
+def section(report, title):
+    (found,) = [part for part in report.sections if part.title == title]
+    return found
+
+
+def test_the_head_is_chosen_by_effect_and_looks_at_black(report):
+    best = section(report, "Which heads look, and which matter").table.iloc[0]
+    assert best["rank"] == 1
+    assert best.weight > 0.5
+    assert best.effect < -2
+
+
+def test_the_formula_ends_in_the_models_own_pattern(report):
+    part = section(report, "The formula with its numbers")
+    assert part.table["softmax"].sum() == pytest.approx(1.0, abs=1e-6)
+    assert part.table["share of output"].sum() == pytest.approx(1.0, abs=1e-5)
+    assert "largest difference" in part.reading[-1]
+
+
+def test_cutting_the_edge_matters_and_the_control_does_not(report):
+    outcome = section(report, "Does it matter for this sentence?").table.set_index("condition")
+    intact = outcome.loc["as is"]
+    assert intact.probability > 0.95
+    assert outcome.loc["edge cut in all heads"].logit_diff < 0.7 * intact.logit_diff
+    assert outcome.loc["colour swapped"].logit_diff < 0
+    assert outcome.loc["control edge cut"].logit_diff > 0.9 * intact.logit_diff
+
+
+def test_the_numbers_are_those_of_the_library(report):
+    model = load()
+    prompt = f"{black_cat.SENTENCE} The cat is"
+    query, key = (model.find_word(black_cat.SENTENCE, word) for word in ("cat", "black"))
+    swap = report.settings["swap"]
+    metric = logit_diff(model.to_single_token(" black"), model.to_single_token(f" {swap}"))
+    cut = attention.knockout(model, prompt, [(None, None, query, key)], metric)
+    outcome = section(report, "Does it matter for this sentence?").table.set_index("condition")
+    found = outcome.loc["edge cut in all heads"].logit_diff
+    assert found == pytest.approx(float(cut["cut"][0]), abs=1e-4)
+
+
+def test_over_many_sentences_the_interval_keeps_clear_of_the_control(report):
+    table = section(report, "Does it hold in general?").table
+    table = table[table["measure"] == "logit_diff"].set_index("condition")
+    assert table.loc["edge cut in this head", "high"] < table.loc["control edge cut", "low"]
+    assert table.loc["colour swapped", "high"] < 0
+
+
+def test_the_same_seed_gives_the_same_tables():
+    first, second = (black_cat.run(sentences=5, seed=3) for _ in range(2))
+    for one, other in zip(first.sections, second.sections, strict=True):
+        assert one.table.equals(other.table)
+
+
+def test_the_sentence_alone_can_be_asked_about():
+    titles = [part.title for part in black_cat.run(sentences=0).sections]
+    assert "Does it hold in general?" not in titles
+
+
+def test_a_word_that_repeats_can_be_told_apart():
+    text = "I love the color black, I hope someday to have a cat like a cat."
+    report = black_cat.run(text, query_occurrence=0, sentences=0)
+    assert report.settings["query"] == "cat"
+    with pytest.raises(PromptError, match="appears 2 times"):
+        black_cat.run(text, sentences=0)
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [
+        ((5.0, 4.9, 4.9, -5.0, 4.9), "the effect is nil"),
+        ((-1.0, -1.0, -1.0, 1.0, -1.0), "does not prefer the answer"),
+        ((5.0, 1.0, 0.5, -5.0, 4.9), "The edge matters"),
+        ((5.0, 4.9, 0.5, -5.0, 4.9), "other heads carry the same information"),
+        ((5.0, 1.0, 0.5, 2.0, 4.9), "does not turn the answer"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(difference, expected):
+    numbers = dict(zip(black_cat.CONDITIONS, difference, strict=True))
+    assert expected in black_cat.verdict(numbers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"query": "dog"}, "'dog' is not in the text"),
+        ({"key": "hope"}, "not a colour we know"),
+        ({"query": "black", "key": "cat", "swap": "dog"}, "never looks ahead"),
+        ({"text": ""}, "not in the text"),
+        ({"sentences": 1}, "2 and more"),
+        ({"swap": "black"}, "same token"),
+        ({"swap": "antidisestablishmentarianism"}, "tokens"),
+        ({"question": "and so on, " * 200}, "the model takes at most 256"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_the_reason(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        black_cat.run(**{"sentences": 0, **arguments})
+
+
+def test_induction_heads_are_needed_for_copying():
+    report = induction.run(n_sequences=16, n_tokens=12, top=3)
+    scores = section(report, "Induction scores").table
+    assert scores["induction"].is_monotonic_decreasing
+    assert scores["induction"][0] > 0.5
+    effects = section(report, "Does the copying depend on them?").table.set_index("condition")
+    together, control = effects.loc["without the top 3"], effects.iloc[-1]
+    assert together.low > max(0, control.high)
+
+
+def test_more_heads_than_there_are_cannot_be_ablated():
+    with pytest.raises(PromptError, match="top must be 1 to 8"):
+        induction.run(top=9)
+
+
+def test_score_variance_grows_with_d_k_only_without_the_factor():
+    report = sqrt_dk.run(steps=0)
+    table = report.sections[0].table
+    assert sqrt_dk.slope(table, "score variance", "without") == pytest.approx(1.0, abs=0.2)
+    assert sqrt_dk.slope(table, "score variance", "with 1/√d_k") == pytest.approx(0.0, abs=0.2)
+    assert "support the claim" in report.sections[0].reading[-1]
+
+
+def test_training_learns_what_can_be_learned():
+    curve = sqrt_dk.train(64, True, steps=25, seed=0)
+    assert curve["loss"].iloc[-1] < 0.7 * curve["loss"].iloc[0]
+    assert np.isfinite(curve["loss"]).all()
+
+
+def test_each_new_word_shows_what_its_choice_looked_at():
+    report = generate.run(max_new_tokens=4, layer=1, head=2, temperature=0.0)
+    table = report.sections[0].table
+    model = load()
+    tokens = model.generate(model.to_tokens(report.settings["text"]), 4, temperature=0.0)
+    _, cache = model.run_with_cache(tokens)
+    row = cache["pattern", 1][0, 2, int(table["position"][0]) - 1]
+    assert table["first token gets"][0] == pytest.approx(float(row[0]), abs=1e-6)
+    strongest = float(row[1:].max())
+    assert table["looks at"][0].split(" | ")[0].endswith(f"{strongest:.2f}")
+    probabilities = model(tokens)[0].softmax(dim=-1)
+    position = int(table["position"][3])
+    expected = float(probabilities[position - 1, tokens[0, position]])
+    assert table["probability"][3] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layer": 1}, "Give both"),
+        ({"layer": 4, "head": 0}, "no layer 4"),
+        ({"max_new_tokens": 0}, "Nothing was generated"),
+        ({"max_new_tokens": 500}, "Ask for at most"),
+    ],
+)
+def test_generation_settings_that_cannot_work_are_refused(arguments, message):
+    with pytest.raises(PromptError, match=message):
+        generate.run(**arguments)
