@@ -1,0 +1,179 @@
+"""The command line: each command parses, calls one function and prints.
+
+Nothing heavy is imported before a command needs it, so that `interp --help` answers at once.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import track
+from rich.table import Table
+
+import analyses
+from interp.errors import InterpError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.report import Report, Section
+
+MAX_ROWS = 40
+"""Rows of a table shown in the terminal; the CSV has them all."""
+
+app = typer.Typer(
+    help="A microscope for GPT-2: look at heads, and test whether what they do matters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend are one message, not a traceback."""
+    try:
+        app()
+    except InterpError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}")
+        sys.exit(error.exit_code)
+
+
+def questions() -> dict[str, str]:
+    """Each analysis and the question it asks, read without importing it."""
+    folder = Path(next(iter(analyses.__path__)))
+    return {
+        module.name: (
+            ast.get_docstring(ast.parse((folder / f"{module.name}.py").read_text())) or ""
+        ).splitlines()[0]
+        for module in pkgutil.iter_modules(analyses.__path__)
+    }
+
+
+@app.command(
+    "run",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def run_analysis(ctx: typer.Context, name: Annotated[str, typer.Argument()] = "") -> None:
+    """Run a study; `interp run` lists them, `interp run NAME --help` shows one's options."""
+    known = questions()
+    if name in ("", "--help"):
+        table = Table("interp run ...", "question")
+        for known_name, question in known.items():
+            table.add_row(known_name, escape(question))
+        Console().print(table)
+        return
+    if name not in known:
+        raise InterpError(f"There is no study {name!r}. There are: {', '.join(known)}.")
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    run = importlib.import_module(f"analyses.{name}").run
+    single.command()(analysis_command(name, run))
+    single(args=ctx.args, prog_name=f"interp run {name}")
+
+
+def analysis_command(name: str, run: Callable[..., "Report"]) -> Callable[..., None]:
+    """A command with the options of an analysis' `run`, which shows and writes its report."""
+
+    def command(out: Path, **options: Any) -> None:
+        present(run(**options, progress=progress), out)
+
+    signature = inspect.signature(run)
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in signature.parameters.values()
+        if parameter.name != "progress"
+    ]
+    where = Annotated[Path, typer.Option(help="Folder for the report, tables and run.json.")]
+    parameters.append(
+        inspect.Parameter(
+            "out", inspect.Parameter.KEYWORD_ONLY, default=Path("reports", name), annotation=where
+        )
+    )
+    command.__doc__ = inspect.getdoc(run)
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("reports/demo"),
+) -> None:
+    """Does “cat” attend to “black” in the embedded model, and does it matter?"""
+    from analyses.black_cat import run
+
+    present(run(progress=progress), out)
+
+
+@app.command()
+def models() -> None:
+    """What can be loaded, and what is already on this machine."""
+    from interp.model.loading import available_models
+
+    table = Table("name", "parameters", "on this machine", "how to load")
+    for row in available_models():
+        table.add_row(row.name, row.parameters, "yes" if row.present else "no", row.how)
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, memory, where models are looked for, network, browser."""
+    from interp.doctor import diagnose
+
+    table = Table("", "what", "found", "what to do")
+    for check in diagnose():
+        mark = "[green]✓[/]" if check.ok else "[yellow]![/]"
+        table.add_row(mark, escape(check.name), escape(check.value), escape(check.advice))
+    Console().print(table)
+
+
+def progress(steps: Sequence[Any], description: str) -> Iterable[Any]:
+    """A progress bar that goes away when it is done."""
+    return track(steps, description=description, transient=True)
+
+
+def present(report: "Report", out: Path) -> None:
+    """Print a report and write it."""
+    console = Console()
+    console.print(Panel(escape(report.question), title=escape(report.title), expand=False))
+    for section in report.sections:
+        _print_section(console, section)
+    page = report.write(out, command=shlex.join(["interp", *sys.argv[1:]]))
+    console.print(
+        f"\nReport with pictures: [bold]{escape(str(page))}[/] (tables and run.json beside it)"
+    )
+
+
+def _print_section(console: Console, section: "Section") -> None:
+    console.rule(f"[bold]{escape(section.title)}")
+    if section.table is not None:
+        console.print(_rich_table(section.table))
+    for paragraph in section.reading:
+        console.print(
+            escape(paragraph), style="dim" if section.table is None else "", highlight=False
+        )
+
+
+def _rich_table(frame: "pd.DataFrame") -> Table:
+    from interp.report import format_cell
+
+    table = Table(*map(str, frame.columns), header_style="bold")
+    for row in frame.head(MAX_ROWS).itertuples(index=False):
+        table.add_row(*(escape(format_cell(cell)) for cell in row))
+    if len(frame) > MAX_ROWS:
+        table.caption = f"{MAX_ROWS} of {len(frame)} rows; all are in the CSV"
+    return table
