@@ -112,9 +112,12 @@ def split_name(name: str) -> tuple[int | None, str]:
 
 
 def axes_of(name: str) -> list[str]:
-    """Axis names of the value that a full hook name, or its gradient's, stands for."""
+    """Axis names of the value that a full hook name, or its gradient's, stands for.
+
+    None for a point that GPT-2 does not have; other architectures have more.
+    """
     _, kind = split_name(name.removesuffix("_grad"))
-    return POINT_BY_NAME[kind].axes.split()
+    return POINT_BY_NAME[kind].axes.split() if kind in POINT_BY_NAME else []
 
 
 def hook_names(n_layers: int, *, optional: bool = False) -> list[str]:
@@ -420,9 +423,9 @@ def checked_replacement(name: str, returned: object, value: Tensor) -> Tensor:
             expected, received = (
                 (tuple(expected), tuple(received)) if quality == "shape" else (expected, received)
             )
+            axes = f" ({' '.join(axes_of(name))})" if axes_of(name) else ""
             raise HookError(
-                f"The hook at {name!r} returned {quality} {received}; expected {expected}"
-                f" ({' '.join(axes_of(name))})."
+                f"The hook at {name!r} returned {quality} {received}; expected {expected}{axes}."
             )
     return returned
 

@@ -6,7 +6,7 @@ Weights are mapped from the file and not processed, so activations equal Hugging
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError
 from interp.model import hub
+from interp.model.bridged import BridgedModel
 from interp.model.checkpoints import converted, read_weights
 from interp.model.config import ModelConfig
 from interp.model.gpt2 import HookedGPT2
@@ -24,7 +25,6 @@ from interp.model.huggingface import (
     weights_from_huggingface,
 )
 from interp.model.nanogpt import read_nanogpt
-from interp.model.protocol import HookedModel
 from interp.model.safety import read_json
 from interp.model.tokenizer_files import TokenizerSource, check_tokenizer, find_tokenizer
 
@@ -68,7 +68,7 @@ def load(
     backend: Literal["transformer-lens"],
     allow_pickle: bool = False,
     allow_nonfinite: bool = False,
-) -> HookedModel: ...
+) -> BridgedModel: ...
 
 
 def load(
@@ -81,7 +81,7 @@ def load(
     backend: str | None = None,
     allow_pickle: bool = False,
     allow_nonfinite: bool = False,
-) -> HookedGPT2 | HookedModel:
+) -> HookedGPT2 | BridgedModel:
     """Load a GPT-2, frozen and in evaluation mode.
 
     Args:
@@ -108,9 +108,14 @@ def load(
     if backend == "transformer-lens":
         from interp.model.bridge import load_bridge  # takes seconds to import, and few need it
 
-        return load_bridge(
-            str(name), revision=revision, device=place, dtype=dtype, tokenizer=tokenizer
+        if allow_pickle or allow_nonfinite:
+            raise ConfigError("The bridge reads finite weights from safetensors only.")
+        model = load_bridge(
+            _bridge_source(name), revision=revision, device=place, dtype=dtype, tokenizer=tokenizer
         )
+        if name is None or name in (EMBEDDED, *FAMILY):
+            model.cfg = replace(model.cfg, model_name=str(name or EMBEDDED))
+        return model
     if backend is not None:
         raise ConfigError(f'backend must be None or "transformer-lens", got {backend!r}.')
     cfg, state, source = _find(name, revision, allow_pickle)
@@ -123,6 +128,17 @@ def load(
     if found is not None:
         check_tokenizer(found, cfg)
     return HookedGPT2.from_weights(cfg, weights, found)
+
+
+def _bridge_source(name: str | Path | None) -> str | Path:
+    """What the bridge is asked for: a folder, or a model of the hub."""
+    if name is None or name == EMBEDDED:
+        return EMBEDDED_FOLDER
+    if Path(name).expanduser().is_dir():
+        return name
+    _refuse_mistaken_name(str(name), isinstance(name, Path))
+    repo, _ = FAMILY.get(str(name), (str(name), 0))
+    return repo
 
 
 def _checked_device(device: str | torch.device | None) -> torch.device:

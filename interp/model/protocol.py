@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,11 +16,17 @@ from interp.model.tokens import Prompt, TokenBatch, Tokenizer
 class HookedModel(Protocol):
     """A language model that runs with hooks; argument meanings as in `HookedGPT2`."""
 
-    cfg: ModelConfig
     tokenizer: Tokenizer | None
 
-    def __call__(self, input: Prompt, return_type: str | None = "logits") -> Tensor | None:
-        """Logits `batch pos d_vocab`, or the loss."""
+    @property
+    def cfg(self) -> ModelConfig:
+        """Sizes."""
+        ...
+
+    def __call__(
+        self, input: Prompt, return_type: str | None = "logits"
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Logits `batch pos d_vocab`, the loss, or both."""
         ...
 
     def hooks(
@@ -31,13 +37,13 @@ class HookedModel(Protocol):
 
     def run_with_hooks(
         self, input: Prompt, fwd_hooks: HookList = (), bwd_hooks: HookList = ()
-    ) -> Tensor | None:
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
         """Logits of a run with hooks."""
         ...
 
     def run_with_cache(
         self, input: Prompt, *, names_filter: NamesFilter = None
-    ) -> tuple[Tensor | None, Mapping]:
+    ) -> tuple[Tensor | tuple[Tensor, Tensor] | None, Mapping[Any, Tensor]]:
         """Logits, and activations by name."""
         ...
 
