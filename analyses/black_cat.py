@@ -74,10 +74,12 @@ def run(
     )
     layer, head = strongest_head(heads)
     outcomes, control = measure(hooked, [asked], [query_pos], [key_pos], layer, head)
+    steps = attention.explain(hooked, text, layer, head, query_pos, key_pos)
     sections = [
         token_section(hooked, text),
         heads_section(heads, query, key, layer, head),
-        formula_section(hooked, text, layer, head, query_pos, key_pos),
+        product_section(steps, layer, head, query, key),
+        formula_section(hooked, text, steps, query_pos, key_pos),
         claim_section(hooked, asked, outcomes, control, layer, head),
     ]
     if sentences:
@@ -192,11 +194,25 @@ def heads_section(heads: xr.Dataset, query: str, key: str, layer: int, head: int
     return Section("Which heads look, and which matter", tuple(reading), table, pictures)
 
 
+def product_section(steps: xr.Dataset, layer: int, head: int, query: str, key: str) -> Section:
+    """q·k, coordinate by coordinate."""
+    table = steps[["q", "k", "product"]].to_dataframe().reset_index(names="coordinate")
+    largest = table.loc[table["product"].abs().idxmax()]
+    reading = (
+        f"In L{layer}H{head} “{query}” asks with the vector q and “{key}” answers with k, "
+        f"{len(table)} numbers each. Their products sum to q·k = {float(steps.dot):.3f}; the "
+        f"largest is {largest['product']:+.2f}, at coordinate {largest.coordinate:.0f}. Only "
+        "differences between the keys of one query matter to the softmax, so q·k may be negative.",
+    )
+    picture = charts.bars(table, "coordinate", "product", "q·k by coordinate")
+    return Section("The question q and the key k", reading, table, (picture,))
+
+
 def formula_section(
-    model: HookedGPT2, text: str, layer: int, head: int, query: int, key: int
+    model: HookedGPT2, text: str, steps: xr.Dataset, query: int, key: int
 ) -> Section:
     """softmax(q·k / √d_head) v with its numbers."""
-    steps = attention.explain(model, text, layer, head, query, key)
+    layer, head = steps.attrs["layer"], steps.attrs["head"]
     tokens = [visible(token) for token in steps["token"].values]
     visible_keys = range(query + 1)
     table = pd.DataFrame(
@@ -209,12 +225,11 @@ def formula_section(
         }
     )
     d_head = model.cfg.d_head
-    products = ", ".join(f"{x:+.2f}" for x in steps["product"].values[:4])
     others = len(visible_keys) - 1
     reading = (
         f"Head L{layer}H{head}, query {tokens[query]!r} (position {query}), key {tokens[key]!r} "
-        f"(position {key}). q·k is the sum of {d_head} products ({products}, ...): "
-        f"{float(steps.dot):.3f}. Times {steps.attrs['score_factor']:.4f} = 1/√{d_head}: "
+        f"(position {key}): q·k = {float(steps.dot):.3f}. Times "
+        f"{steps.attrs['score_factor']:.4f}, which is 1/√{d_head} in a plain GPT-2: "
         f"{float(steps.scaled):.3f}. Positions after the query are masked (-inf).",
         f"The softmax sets this score against those of {others} other visible positions: "
         f"weight {float(steps['weight'][key]):.4f}. The value read there makes up "

@@ -58,6 +58,20 @@ def attention_row(weights: Sequence[float], tokens: Sequence[str], title: str) -
     )
 
 
+def bars(table: pd.DataFrame, x: str, y: str, title: str) -> alt.Chart:
+    """One bar per row, in the rows' order."""
+    return (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X(f"{x}:O", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y(f"{y}:Q"),
+            tooltip=[f"{x}:O", alt.Tooltip(f"{y}:Q", format=".5f")],
+        )
+        .properties(title=title, width=alt.Step(14), height=160)
+    )
+
+
 def attention_matrix(
     pattern: Float[Tensor, "query_pos key_pos"], tokens: Sequence[str], title: str
 ) -> alt.Chart:

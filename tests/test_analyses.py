@@ -26,6 +26,13 @@ def test_the_head_is_chosen_by_effect_and_looks_at_black(report):
     assert best.effect < -2
 
 
+def test_the_products_of_q_and_k_sum_to_the_score_before_scaling(report):
+    products = section(report, "The question q and the key k").table
+    scores = section(report, "The formula with its numbers").table
+    assert (products["q"] * products["k"]).to_list() == pytest.approx(products["product"].to_list())
+    assert products["product"].sum() / 32**0.5 == pytest.approx(scores["score"][5], rel=1e-4)
+
+
 def test_the_formula_ends_in_the_models_own_pattern(report):
     part = section(report, "The formula with its numbers")
     assert part.table["softmax"].sum() == pytest.approx(1.0, abs=1e-6)

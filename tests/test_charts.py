@@ -33,6 +33,14 @@ def test_repeated_tokens_stay_apart_in_an_attention_row():
     assert shown == [{"token": "0  the", "weight": 0.25}, {"token": "1  the", "weight": 0.75}]
 
 
+def test_bars_keep_their_numbers():
+    table = pd.DataFrame({"coordinate": [0, 1], "product": [1.5, -0.5]})
+    assert [row["product"] for row in rows(charts.bars(table, "coordinate", "product", ""))] == [
+        1.5,
+        -0.5,
+    ]
+
+
 def test_an_attention_matrix_leaves_out_what_is_masked():
     pattern = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
     shown = rows(charts.attention_matrix(pattern, ["a", "b"], ""))
