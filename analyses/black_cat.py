@@ -80,7 +80,7 @@ def run(
         heads_section(heads, query, key, layer, head),
         product_section(steps, layer, head, query, key),
         formula_section(hooked, text, steps, query_pos, key_pos),
-        claim_section(hooked, asked, outcomes, control, layer, head),
+        claim_section(hooked, asked, outcomes, control),
     ]
     if sentences:
         examples = held_out_examples("colour_binding_1", sentences, seed)
@@ -131,13 +131,13 @@ def measure(
     probability, difference = prob(answers), logit_diff(answers, wrong)
     prompts = [example.text for example in examples]
     control = attention.control_edges(model, prompts, layer, head, query_pos, key_pos)
-    control_edge = (layer, head, control["query"].values.tolist(), control["key"].values.tolist())
+    places = tuple(control[x].values.tolist() for x in ("layer", "head", "query", "key"))
     edges = {
         AS_IS: [],
         ONE_HEAD: [(layer, head, query_pos, key_pos)],
         ALL_HEADS: [(None, None, query_pos, key_pos)],
         SWAPPED: [],
-        CONTROL: [control_edge],
+        CONTROL: [places],
     }
     rows = []
     for condition in CONDITIONS:
@@ -257,8 +257,6 @@ def claim_section(
     asked: Example,
     outcomes: pd.DataFrame,
     control: xr.Dataset,
-    layer: int,
-    head: int,
 ) -> Section:
     """The answer with and without the edge, on the one sentence."""
     table = outcomes.drop(columns="example")
@@ -269,9 +267,10 @@ def claim_section(
     reading = [
         f"Question: “{asked.text}” Probability of “{asked.answer.strip()}” and "
         f"logit({asked.answer.strip()}) - logit({asked.wrong.strip()}), in logits.",
-        f"The control edge in L{layer}H{head} goes from {tokens[int(first['query'])]!r} to "
-        f"{tokens[int(first['key'])]!r}: weight {float(first.weight):.3f} against "
-        f"{float(first.original_weight):.3f}.",
+        "The control edge is the one of nearest weight, in any head, that touches neither word nor "
+        f"the last position: L{int(first['layer'])}H{int(first['head'])}, "
+        f"{tokens[int(first['query'])]!r} to {tokens[int(first['key'])]!r}, weight "
+        f"{float(first.weight):.3f} against {float(first.original_weight):.3f}.",
         verdict(by_condition["logit_diff"].to_dict()),
     ]
     chart_rows = table.rename(columns={"logit_diff": "mean"}).assign(

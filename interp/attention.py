@@ -21,8 +21,10 @@ from interp.model.tokens import Prompt
 
 TokenPosition = int | Sequence[int] | Int[Tensor, " example"]
 """A position in the prompt; one for all examples, or one each."""
-Edge = tuple[int | None, int | None, TokenPosition, TokenPosition]
-"""(layer, head, query position, key position); `None` stands for every layer or head."""
+Index = int | Sequence[int] | None
+"""A layer or head; one for all examples, or one each; `None` stands for every one."""
+Edge = tuple[Index, Index, TokenPosition, TokenPosition]
+"""(layer, head, query position, key position)."""
 
 SCORES = "attn.hook_attn_scores"
 PATTERN = "attn.hook_pattern"
@@ -41,15 +43,19 @@ def _cut(edge: Edge) -> tuple[NamesFilter, HookFunction]:
     layer, head, query, key = edge
 
     def remove(scores: Tensor, hook: Hook) -> None:
-        example = torch.arange(len(scores), device=scores.device)
-        queries, keys = (torch.as_tensor(p, device=scores.device).long() for p in (query, key))
-        _check_positions(queries, keys, scores.shape[-1])
-        heads = slice(None) if head is None else head
+        example = torch.arange(len(scores))
+        places = [torch.as_tensor(position).long() for position in (query, key)]
+        _check_positions(*places, n_positions=scores.shape[-1])
+        queries, keys = (place.expand(len(scores)) for place in places)
+        if layer is not None:
+            here = torch.as_tensor(layer).expand(len(scores)) == hook.layer()
+            example, queries, keys = example[here], queries[here], keys[here]
+        heads = slice(None) if head is None else torch.as_tensor(head).expand(len(scores))[example]
         scores[example, heads, queries, keys] = float("-inf")
         if bool(scores[example, heads, queries].isneginf().all(dim=-1).any()):
             raise PromptError(f"{hook.name}: cutting this edge leaves a query without any key.")
 
-    return (block_name(layer, SCORES) if layer is not None else f"blocks.*.{SCORES}", remove)
+    return (block_name(layer, SCORES) if isinstance(layer, int) else f"blocks.*.{SCORES}", remove)
 
 
 def _check_positions(queries: Tensor, keys: Tensor, n_positions: int) -> None:
@@ -207,38 +213,37 @@ def control_edges(
     query: TokenPosition,
     key: TokenPosition,
 ) -> xr.Dataset:
-    """For each example another edge of the same head whose weight is nearest to the given one's.
+    """For each example the edge elsewhere whose weight is nearest to the given edge's.
 
-    It shares neither query nor key with the given edge, and its key is not the first position,
-    which many heads use as a sink.
+    Any layer and head may hold it. It touches neither of the two positions; its key is not the
+    first position, which many heads use as a sink; and its query is not the last, where the answer
+    is read off.
 
     Returns:
-        `query`, `key` and `weight` of the control edge, and `original_weight`, over `example`.
+        `layer`, `head`, `query`, `key` and `weight` of the control edge, and `original_weight`,
+        over `example`.
 
     Raises:
         PromptError: a prompt is too short to hold another edge.
     """
     batch = model.as_batch(prompt)
-    _, cache = model.run_with_cache(
-        batch, names_filter=block_name(layer, PATTERN), return_type=None, stop_at_layer=layer + 1
-    )
-    pattern = cache["pattern", layer][:, head]
+    _, cache = model.run_with_cache(batch, names_filter=f"blocks.*.{PATTERN}", return_type=None)
+    layers = [cache["pattern", index] for index in range(model.cfg.n_layers)]
+    pattern = torch.stack(layers, dim=1).cpu()  # example layer head query_pos key_pos
     n_positions = pattern.shape[-1]
     example, place = torch.arange(len(pattern)), torch.arange(n_positions)
     queries, keys = (torch.as_tensor(p).long().expand(len(pattern)) for p in (query, key))
-    original = pattern[example, queries, keys]
-    allowed = (place <= place[:, None]) & (place > 0) & batch.attention_mask.cpu()[:, :, None]
-    allowed[example, queries] = False
-    allowed[example, :, keys] = False
+    original = pattern[example, layer, head, queries, keys]
+    before_last = place < batch.lengths.cpu()[:, None] - 1
+    allowed = (place <= place[:, None]) & (place > 0) & before_last[:, :, None]
+    for touched in (queries, keys):
+        allowed[example, touched] = False
+        allowed[example, :, touched] = False
     if not bool(allowed.flatten(1).any(dim=1).all()):
         raise PromptError("The prompt is too short to hold a control edge.")
-    distance = (pattern - original[:, None, None]).abs().cpu().masked_fill(~allowed, torch.inf)
-    nearest = distance.flatten(1).argmin(dim=1)
-    control_query, control_key = nearest // n_positions, nearest % n_positions
-    values = {
-        "query": control_query,
-        "key": control_key,
-        "weight": pattern[example, control_query, control_key],
-        "original_weight": original,
-    }
-    return xr.Dataset({name: ("example", x.numpy(force=True)) for name, x in values.items()})
+    distance = (pattern - original[:, None, None, None, None]).abs()
+    nearest = distance.masked_fill(~allowed[:, None, None], torch.inf).flatten(1).argmin(dim=1)
+    found = torch.unravel_index(nearest, pattern.shape[1:])
+    values = dict(zip(("layer", "head", "query", "key"), found, strict=True))
+    values |= {"weight": pattern[example, *found], "original_weight": original}
+    return xr.Dataset({name: ("example", x.numpy()) for name, x in values.items()})

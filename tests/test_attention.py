@@ -31,6 +31,15 @@ def test_cutting_an_edge_equals_removing_and_renormalising_it_in_the_pattern(ran
     assert not torch.allclose(cut, random_gpt2(TOKENS))
 
 
+def test_each_example_may_have_an_edge_of_its_own(random_gpt2):
+    together = random_gpt2.run_with_hooks(
+        TOKENS, attention.cut_edges([([1, 0], [2, 0], [4, 5], [3, 1])])
+    )
+    for index, edge in enumerate([(1, 2, 4, 3), (0, 0, 5, 1)]):
+        alone = random_gpt2.run_with_hooks(TOKENS[index : index + 1], attention.cut_edges([edge]))
+        assert_close(together[index : index + 1], alone)
+
+
 def test_none_stands_for_every_layer_and_head(random_gpt2):
     every = [(layer, head, 4, 3) for layer in range(3) for head in range(4)]
     together = random_gpt2.run_with_hooks(TOKENS, attention.cut_edges([(None, None, 4, 3)]))
@@ -108,17 +117,19 @@ def test_the_control_edge_is_the_nearest_weight_among_the_allowed(random_gpt2):
     found = attention.control_edges(random_gpt2, TOKENS, 1, 2, [5, 4], [2, 3])
     _, cache = random_gpt2.run_with_cache(TOKENS)
     for example, (query, key) in enumerate([(5, 2), (4, 3)]):
-        pattern = cache["pattern", 1][example, 2]
+        pattern = torch.stack([cache["pattern", layer][example] for layer in range(3)])
         candidates = [
-            (abs(float(pattern[q, k] - pattern[query, key])), q, k)
-            for q in range(6)
+            (abs(float(pattern[layer, h, q, k] - pattern[1, 2, query, key])), layer, h, q, k)
+            for layer in range(3)
+            for h in range(4)
+            for q in range(5)
             for k in range(1, q + 1)
-            if q != query and k != key
+            if not {q, k} & {query, key}
         ]
-        _, control_query, control_key = min(candidates)
+        _, *control = min(candidates)
         edge = found.isel(example=example)
-        assert (int(edge["query"]), int(edge["key"])) == (control_query, control_key)
-        weight = float(pattern[control_query, control_key])
+        assert [int(edge[name]) for name in ("layer", "head", "query", "key")] == control
+        weight = float(pattern[tuple(control)])
         assert float(edge["weight"]) == pytest.approx(weight, abs=1e-6)
 
 
@@ -126,7 +137,7 @@ def test_control_edges_never_touch_padding(random_gpt2):
     texts = ["The cat is black", "When Mary and John went to the store, John gave a drink to"]
     lengths = random_gpt2.to_batch(texts).lengths
     found = attention.control_edges(random_gpt2, texts, 0, 1, [3, 5], [2, 4])
-    assert (found["query"].values < lengths.numpy()).all()
+    assert (found["query"].values < lengths.numpy() - 1).all()
 
 
 @pytest.mark.parametrize(
