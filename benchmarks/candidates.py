@@ -6,10 +6,15 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from interp.model.gpt2 import HookedGPT2
+from interp.model.tokens import END_OF_TEXT, Tokenizer
 
 logging.set_verbosity_error()
 
@@ -23,6 +28,18 @@ def huggingface(seed: int = 0) -> GPT2LMHeadModel:
 def ours() -> HookedGPT2:
     """The same weights in our model."""
     return HookedGPT2.from_huggingface(huggingface())
+
+
+def tokenizer(n_tokens: int = 50257) -> Tokenizer:
+    """A byte-level tokenizer of GPT-2's size; only the tokens of single bytes can occur."""
+    alphabet = sorted(ByteLevel.alphabet())
+    fillers = (f"filler{index}" for index in range(n_tokens - len(alphabet) - 1))
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *fillers, END_OF_TEXT])}
+    backend = Backend(BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = ByteLevelDecoder()
+    backend.add_special_tokens([END_OF_TEXT])
+    return Tokenizer(backend)
 
 
 def transformer_lens():
