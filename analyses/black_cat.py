@@ -64,7 +64,7 @@ def run(
     hooked = interp.load(model)
     query_pos = hooked.find_word(text, query, occurrence=query_occurrence)
     key_pos = hooked.find_word(text, key, occurrence=key_occurrence)
-    prompt = f"{text} {question.format(query=query)}"
+    prompt = f"{text} {question.replace('{query}', query)}"
     swap = swap or another_colour(hooked, text, key)
     swapped_text = prompt.replace(key, swap)
     asked = Example("", prompt, f" {key}", f" {swap}", f" {query}", f" {key}", swapped_text)

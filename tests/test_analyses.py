@@ -108,7 +108,10 @@ def test_the_verdict_follows_the_numbers(difference, expected):
         ({"query": "dog"}, "'dog' is not in the text"),
         ({"key": "hope"}, "not a colour we know"),
         ({"query": "black", "key": "cat", "swap": "dog"}, "never looks ahead"),
-        ({"text": ""}, "not in the text"),
+        ({"text": ""}, "text is empty"),
+        ({"query": " "}, "word is empty"),
+        ({"text": "a cat " * 90}, "appears 90 times, at positions .* and more. Say which"),
+        ({"query": "dog", "text": "a black cat " * 90}, "not in the text: .* \\.\\.\\."),
         ({"sentences": 1}, "2 and more"),
         ({"swap": "black"}, "same token"),
         ({"swap": "antidisestablishmentarianism"}, "tokens"),
@@ -118,6 +121,11 @@ def test_the_verdict_follows_the_numbers(difference, expected):
 def test_what_cannot_be_asked_is_refused_with_the_reason(arguments, message):
     with pytest.raises(ValueError, match=message):
         black_cat.run(**{"sentences": 0, **arguments})
+
+
+def test_braces_in_a_question_are_text():
+    report = black_cat.run(question="The {query} {is}", sentences=0)
+    assert "The cat {is}" in report.question
 
 
 def test_induction_heads_are_needed_for_copying():

@@ -320,7 +320,10 @@ def test_a_word_that_is_missing_or_repeated_is_an_error_that_says_so(
     for occurrence in (3, -1):
         with pytest.raises(PromptError, match=f"There are 3 .* occurrence {occurrence} is not"):
             random_gpt2.find_word(SENTENCE, "black", occurrence=occurrence)
-    for missing in ("dog", "blac", "", "  "):
+    for empty in ("", "  "):
+        with pytest.raises(PromptError, match="word is empty"):
+            random_gpt2.find_word(SENTENCE, empty)
+    for missing in ("dog", "blac"):
         with pytest.raises(PromptError, match="is not in the text"):
             random_gpt2.find_word(SENTENCE, missing)
 

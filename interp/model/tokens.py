@@ -5,6 +5,7 @@ of a character, and a word in the middle of a sentence is one token *with* its l
 """
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from interp.errors import PromptError, TokenizerError
 from interp.model.config import ModelConfig
 
 END_OF_TEXT = "<|endoftext|>"
+SHOWN_CHARACTERS = 200
+"""Most of a text that an error repeats."""
 MAX_CHARACTERS = 1_000_000
 """Longest text that is tokenized at all."""
 
@@ -301,16 +304,20 @@ class TextInterface:
         Raises:
             PromptError: the word is not there, or is there more than once and `occurrence` is None.
         """
+        for what, given in (("text", text), ("word", word)):
+            if not given.strip():
+                raise PromptError(f"The {what} is empty. Write at least one word.")
         spans = self._require_tokenizer().word_spans(text, word)
         if not spans:
-            raise PromptError(f"The word {word.strip()!r} is not in the text: {text!r}")
+            shown = textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ...")
+            raise PromptError(f"The word {word.strip()!r} is not in the text: {shown!r}")
         bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
         positions = [span[-1] + int(bos) for span in spans]
         if occurrence is None and len(positions) > 1:
             raise PromptError(
                 f"The word {word.strip()!r} appears {len(positions)} times, at positions "
-                f"{', '.join(map(str, positions))}. Say which: occurrence 0 to "
-                f"{len(positions) - 1}."
+                f"{', '.join(map(str, positions[:8]))}{' and more' if len(positions) > 8 else ''}. "
+                f"Say which: occurrence 0 to {len(positions) - 1}."
             )
         if occurrence is not None and not 0 <= occurrence < len(positions):
             raise PromptError(
