@@ -56,12 +56,13 @@ LOAD = """
 import json, sys, time
 from benchmarks import candidates
 from benchmarks.measure import added_memory
-import interp, torch
+import torch
+from interp.model.loading import load as interp_load
 from transformers import GPT2LMHeadModel
 from transformer_lens.model_bridge import TransformerBridge
 folder = sys.argv[2]
 load = {
-    "interp": lambda: interp.load(folder),
+    "interp": lambda: interp_load(folder),
     "transformers": lambda: GPT2LMHeadModel.from_pretrained(folder),
     "transformer-lens": lambda: TransformerBridge.boot_transformers(folder, device="cpu"),
 }[sys.argv[1]]
