@@ -1,0 +1,46 @@
+"""What the README says is tried: its lines of Python, its numbers, its commands."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from interp.cli import app, questions
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_give_the_numbers_that_are_quoted(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(code.strip().splitlines()) == 10
+    scope: dict = {}
+    exec(code, scope)
+    weight, effect = (float(x) for x in re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
+    intact = float(scope["metric"](scope["logits"]))
+    quoted = re.search(
+        r"The weight is (\S+), and cutting this one edge takes (\S+) of (\S+)", README
+    )
+    assert quoted is not None
+    expected = [float(number) for number in quoted.groups()]
+    assert [weight, -effect, intact] == pytest.approx(expected, abs=0.06)
+
+
+def test_every_command_that_is_named_exists():
+    commands = {info.name or info.callback.__name__ for info in app.registered_commands}
+    named = re.findall(r"`interp (\w+)(?: (\w+))?", README)
+    assert {command for command, _ in named} <= commands
+    assert {study for command, study in named if command == "run" and study} == set(questions())
+    assert {"./run demo", "./run test"} <= set(re.findall(r"^(\./run \w+)", README, re.MULTILINE))
+
+
+def test_every_function_that_is_named_exists():
+    for module, name in re.findall(r"`interp\.(\w+)\.(\w+)`", README):
+        if module != "model":
+            assert hasattr(importlib.import_module(f"interp.{module}"), name)
+
+
+def test_every_file_that_is_linked_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
