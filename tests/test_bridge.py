@@ -32,7 +32,7 @@ from interp.model.bridged import BridgedModel
 from interp.model.gpt2 import HookedGPT2
 from interp.model.loading import load
 from interp.model.protocol import HookedModel
-from interp.model.tokens import Tokenizer
+from interp.model.tokens import TokenBatch, Tokenizer
 from tests.test_checkpoints import rewrite
 
 TOLERANCE = 2e-5
@@ -189,6 +189,17 @@ def test_padding_changes_nothing(model: BridgedModel) -> None:
     torch.testing.assert_close(both[1, : alone.shape[1]], alone[0], atol=TOLERANCE, rtol=0)
 
 
+def test_padding_on_the_left_changes_nothing(
+    model: BridgedModel, bridged_gpt2: BridgedModel
+) -> None:
+    tokens = model.to_tokens("The cat", prepend_bos=False)
+    padded = torch.cat([torch.full((1, 3), 7), tokens], dim=1)
+    mask = torch.cat([torch.zeros(1, 3, dtype=torch.bool), torch.ones_like(tokens).bool()], dim=1)
+    for each in (model, bridged_gpt2):
+        with_padding = logits(each, TokenBatch(padded, mask))[:, 3:]
+        torch.testing.assert_close(with_padding, logits(each, tokens), atol=TOLERANCE, rtol=0)
+
+
 def test_texts_are_read_as_by_our_own_model(model: BridgedModel, random_gpt2: HookedGPT2) -> None:
     for bos in (True, False):
         assert torch.equal(model.to_tokens(TEXT, bos), random_gpt2.to_tokens(TEXT, bos))
@@ -238,6 +249,9 @@ def test_a_cache_owns_its_values(model: BridgedModel) -> None:
         _, cache = model.run_with_cache(TEXT)
     assert torch.equal(cache["resid_post", 0], clean["resid_post", 0])
     assert cache["resid_pre", 1].abs().max() == 0
+    before = clean["resid_pre", 1].clone()
+    clean["resid_post", 0].zero_()  # TransformerLens has one tensor for both
+    assert torch.equal(clean["resid_pre", 1], before)
 
 
 def test_a_cache_is_read_by_every_name(model: BridgedModel) -> None:
@@ -312,6 +326,16 @@ def test_a_hook_that_cannot_fire_is_refused(
         model.run_with_hooks(TEXT, [(name, lambda value, hook: None)])
     with pytest.raises(error, match=cause):
         model.run_with_cache(TEXT, names_filter=[name, "blocks.0.hook_resid_pre"])
+
+
+def test_a_hook_that_did_not_fire_is_an_error(hf_other: PreTrainedModel) -> None:
+    model = load_bridge(hf_other)
+    name = "blocks.0.attn.q.hook_in"
+    prompt = torch.arange(4)[None]
+    model.run_with_cache(prompt, names_filter=name)
+    model.bridge.set_use_split_qkv_input(True)  # type: ignore[attr-defined]
+    with pytest.raises(HookError, match=f"never fired: {name}"):
+        model.run_with_cache(prompt, names_filter=name)
 
 
 def test_a_block_without_a_run_is_an_error(model: BridgedModel) -> None:

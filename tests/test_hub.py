@@ -16,6 +16,7 @@ from interp.model import loading
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hub import model_folder
 from interp.model.saving import save_huggingface
+from interp.model.tokens import END_OF_TEXT
 from tests.hub_server import Files, Hub, served
 from tests.test_checkpoints import run_child
 
@@ -119,6 +120,27 @@ def test_a_missing_shard_is_named(hub: Hub, files: Files) -> None:
     hub.add(REPO, published)
     with pytest.raises(CheckpointError, match=r"has no model-00002-of-00002\.safetensors, which"):
         loading.load(REPO)
+
+
+def test_a_cache_that_lacks_a_shard_is_not_used(
+    hub: Hub, files: Files, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, resharded(files))
+    loading.load(REPO)
+    next(cache.rglob("model-00002-of-00002.safetensors")).unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineError, match="not complete in the cache"):
+        loading.load(REPO)
+
+
+def test_the_first_token_is_downloaded_with_the_settings(hub: Hub, files: Files) -> None:
+    renamed = files["tokenizer.json"].replace(END_OF_TEXT.encode(), b"<s>")
+    settings = {"bos_token": "<s>"}
+    hub.add(
+        REPO,
+        files | {"tokenizer.json": renamed, "tokenizer_config.json": json.dumps(settings).encode()},
+    )
+    assert loading.load(REPO).to_tokens(TEXT)[0, 0] == 0
 
 
 def test_a_revision_is_honoured(hub: Hub, files: Files) -> None:

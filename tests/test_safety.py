@@ -219,6 +219,18 @@ def test_a_compressed_pickle_is_refused_before_it_fills_the_memory(tmp_path: Pat
     assert int(grown) < 20 * 1024  # KiB
 
 
+def test_compressed_members_are_refused_even_if_they_do_not_grow(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
+    torch.save({"x": torch.randn(1000)}, plain)  # noise, which compresses to about its size
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w") as target:
+        for member in source.infolist():
+            noise = "data/" in member.filename
+            kind = zipfile.ZIP_DEFLATED if noise else zipfile.ZIP_STORED
+            target.writestr(member.filename, source.read(member), kind)
+    with pytest.raises(UnsafeCheckpointError, match="it is compressed"):
+        read_pickle(packed)
+
+
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
@@ -254,6 +266,7 @@ def test_a_pickle_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         ({}, "holds a dict, not a state dict"),
         ({"a": 1}, "a is not a plain tensor"),
         ({3: torch.ones(2)}, "unusable name: 3"),
+        ({"../x": torch.ones(2)}, r"unusable name: '\.\./x'"),
         ({"a": torch.ones(2).to_sparse()}, "a is not a plain tensor"),
         ({"a": torch.ones(2, device="meta")}, "a is not a plain tensor"),
     ],
