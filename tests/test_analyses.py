@@ -7,6 +7,7 @@ from analyses import black_cat, generate, induction, sqrt_dk
 from interp import attention, load
 from interp.errors import PromptError
 from interp.metrics import logit_diff
+from interp.model.tokens import visible
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +164,15 @@ def test_each_new_word_shows_what_its_choice_looked_at():
     model = load()
     tokens = model.generate(model.to_tokens(report.settings["text"]), 4, temperature=0.0)
     _, cache = model.run_with_cache(tokens)
-    row = cache["pattern", 1][0, 2, int(table["position"][0]) - 1]
-    assert table["first token gets"][0] == pytest.approx(float(row[0]), abs=1e-6)
-    strongest = float(row[1:].max())
-    assert table["looks at"][0].split(" | ")[0].endswith(f"{strongest:.2f}")
+    for row in table.itertuples():
+        attention_row = cache["pattern", 1][0, 2, row.position - 1, : row.position]
+        assert table["first token gets"][row.Index] == pytest.approx(
+            float(attention_row[0]), abs=1e-6
+        )
+        key = int(attention_row[1:].argmax()) + 1
+        piece = visible(model.to_str_tokens(tokens[0])[key])
+        shown = table["looks at"][row.Index].split(" | ")[0]
+        assert shown == f"{piece} {float(attention_row[key]):.2f}"
     probabilities = model(tokens)[0].softmax(dim=-1)
     position = int(table["position"][3])
     expected = float(probabilities[position - 1, tokens[0, position]])
