@@ -152,7 +152,10 @@ def present(report: "Report", out: Path) -> None:
     console.print(Panel(escape(report.question), title=escape(report.title), expand=False))
     for section in report.sections:
         _print_section(console, section)
-    page = report.write(out, command=shlex.join(["interp", *sys.argv[1:]]))
+    try:
+        page = report.write(out, command=shlex.join(["interp", *sys.argv[1:]]))
+    except OSError as error:
+        raise InterpError(f"The report cannot be written to {out}: {error}. Use --out.") from error
     console.print(
         f"\nReport with pictures: [bold]{escape(str(page))}[/] (tables and run.json beside it)"
     )

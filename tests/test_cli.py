@@ -83,6 +83,14 @@ def test_mistakes_are_one_message_and_leave_nothing_behind(tmp_path, arguments, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    result = interp("run", "black_cat", "--sentences", "0", "--out", str(tmp_path / "taken/here"))
+    assert result.returncode == 2
+    assert "cannot be written to" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
 def test_models_and_doctor_say_what_there_is():
     models, doctor = interp("models"), interp("doctor")
     assert "tiny" in models.stdout
