@@ -20,7 +20,7 @@ from interp.errors import HookError, PromptError
 from interp.model import formula
 from interp.model.bridged_cache import BridgedCache, HookNames
 from interp.model.config import ModelConfig, check_settings
-from interp.model.generation import check_sampling, continue_tokens
+from interp.model.generation import continue_prompt
 from interp.model.hooks import (
     HookFunction,
     HookList,
@@ -240,10 +240,6 @@ class BridgedModel(TextInterface):
     ) -> str | Int[Tensor, "batch pos"]:
         """Continue a prompt, as `HookedGPT2.generate`; the whole text is run for every token."""
         batch = self._checked_batch(input, prepend_bos)
-        if not bool(batch.attention_mask.all()):
-            raise PromptError("Prompts of unequal length: generate for one prompt at a time.")
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
-        check_sampling(batch.tokens.shape[1], self.cfg.n_ctx, **settings)
         seen = batch.tokens[:, :0]
 
         def next_logits(unseen: Tensor, _: KeyValueCache) -> Float[Tensor, "batch d_vocab"]:
@@ -253,10 +249,14 @@ class BridgedModel(TextInterface):
             assert isinstance(logits, Tensor)
             return logits[:, -1]
 
-        stop = self.tokenizer.bos_token_id if self.tokenizer and stop_at_eos else None
-        tokens = continue_tokens(next_logits, batch.tokens, seed=seed, stop_token=stop, **settings)
-        if not isinstance(input, str):
-            return tokens
-        row = tokens[0].tolist()
-        leads = row[0] == self._require_tokenizer().bos_token_id
-        return str(self.to_string(row[int(leads) :]))
+        return continue_prompt(
+            self,
+            batch,
+            next_logits,
+            as_text=isinstance(input, str),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            stop_at_eos=stop_at_eos,
+        )

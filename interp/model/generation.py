@@ -80,6 +80,36 @@ def continue_tokens(
     return tokens
 
 
+def continue_prompt(
+    model: TextInterface,
+    batch: TokenBatch,
+    next_logits: NextLogits,
+    *,
+    as_text: bool,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    stop_at_eos: bool,
+) -> str | Int[Tensor, "batch pos"]:
+    """Check the settings, continue a batch of equal lengths, and decode it if text is wanted.
+
+    Args:
+        as_text: Return the first row as text, without the leading special token.
+    """
+    if not bool(batch.attention_mask.all()):
+        raise PromptError("Prompts of unequal length: generate for one prompt at a time.")
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
+    check_sampling(batch.tokens.shape[1], model.cfg.n_ctx, **settings)
+    bos = model.tokenizer.bos_token_id if model.tokenizer else None
+    stop = bos if stop_at_eos else None
+    tokens = continue_tokens(next_logits, batch.tokens, seed=seed, stop_token=stop, **settings)
+    if not as_text:
+        return tokens
+    row = tokens[0].tolist()
+    return str(model.to_string(row[int(row[0] == bos) :]))
+
+
 class Generates(TextInterface, nn.Module):
     """`generate` of a model that runs forward with a key-value cache."""
 
@@ -107,27 +137,18 @@ class Generates(TextInterface, nn.Module):
         Raises:
             PromptError: the result would be longer than `n_ctx`, or the settings make no sense.
         """
-        batch = self.as_batch(input, prepend_bos)
-        if not bool(batch.attention_mask.all()):
-            raise PromptError("Prompts of unequal length: generate for one prompt at a time.")
-        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k}
-        check_sampling(batch.tokens.shape[1], self.cfg.n_ctx, **settings)
-        stop_token = self.tokenizer.bos_token_id if self.tokenizer and stop_at_eos else None
-        tokens = continue_tokens(
+        return continue_prompt(
+            self,
+            self.as_batch(input, prepend_bos),
             lambda unseen, past: self(
                 TokenBatch(unseen, torch.ones_like(unseen, dtype=torch.bool)),
                 past_kv_cache=past,
                 positions=-1,
             )[:, -1],
-            batch.tokens,
+            as_text=isinstance(input, str),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
             seed=seed,
-            stop_token=stop_token,
-            **settings,
+            stop_at_eos=stop_at_eos,
         )
-        if not isinstance(input, str):
-            return tokens
-        row = tokens[0].tolist()
-        leads = row[0] == self._require_tokenizer().bos_token_id
-        text = self.to_string(row[int(leads) :])
-        assert isinstance(text, str)
-        return text
