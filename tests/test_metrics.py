@@ -51,7 +51,7 @@ def test_a_metric_states_its_unit_and_what_it_reads() -> None:
     assert (difference.name, difference.unit) == ("logit_diff", "logits")
     assert difference.vocab_ids.tolist() == [[3, 1], [0, 1]]
     read = LOGITS.gather(1, difference.vocab_ids)
-    assert torch.equal(difference.reduce(read), difference(LOGITS))
+    assert torch.equal(difference.of_read(read[:, None]), difference(LOGITS))
     assert metrics.logit(2).vocab_ids.tolist() == [[2]]
     for metric, unit in (
         (metrics.logprob(3), "nats"),
@@ -142,5 +142,30 @@ def test_answers_that_do_not_fit_the_run_are_an_error(kind: object) -> None:
 
 
 def test_a_reference_of_another_shape_is_an_error() -> None:
-    with pytest.raises(PromptError, match=r"logits of shape \[1, 4\]; these have \[2, 4\]"):
-        metrics.kl_divergence(LOGITS[:1])(LOGITS)
+    with pytest.raises(PromptError, match=r"logits of shape \[2, 3\]; these have \[2, 4\]"):
+        metrics.kl_divergence(LOGITS[:, :3])(LOGITS)
+    with pytest.raises(PromptError, match="answers for 3 examples, not 2"):
+        metrics.kl_divergence(LOGITS[[0, 0, 0]])(LOGITS)
+
+
+def test_examples_of_a_metric_can_be_chosen_and_repeated(random_gpt2: HookedGPT2) -> None:
+    tokens = torch.arange(2, 26).reshape(3, 8)
+    logits, index = random_gpt2(tokens), torch.tensor([2, 0, 2])
+    batch = random_gpt2.as_batch(tokens)
+    for metric in (
+        metrics.logit_diff([5, 6, 7], [9, 10, 11], positions=[1, 2, 3]),
+        metrics.prob([5, 6, 7]),
+        metrics.logprob(4),
+        metrics.kl_divergence(logits[:, 0]),
+        metrics.next_token_loss(batch),
+    ):
+        assert_close(metric.of_examples(index)(logits[index]), metric(logits)[index])
+
+
+def test_the_loss_is_the_models_own(random_gpt2: HookedGPT2) -> None:
+    texts = ["The cat is black.", "I love"]
+    batch = random_gpt2.as_batch(texts)
+    loss = metrics.next_token_loss(batch)(random_gpt2(batch))
+    assert_close(loss, torch.stack([random_gpt2(text, "loss") for text in texts]))
+    with pytest.raises(PromptError, match="at least two in each prompt"):
+        metrics.next_token_loss(random_gpt2.as_batch([[5]]))
