@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from interp import errors as errors
     from interp import heads as heads
     from interp import metrics as metrics
+    from interp import pairs as pairs
     from interp import report as report
+    from interp import results as results
     from interp import statistics as statistics
     from interp import tiny as tiny
     from interp.model.cache import ActivationCache as ActivationCache
@@ -38,7 +40,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "errors",
         "heads",
         "metrics",
+        "pairs",
         "report",
+        "results",
         "statistics",
         "tiny",
     ],

@@ -84,6 +84,8 @@ ROWS = (
             "interp.tiny.evaluate",
             "interp.tiny.card",
             "interp.tiny.train",
+            "interp.results",
+            "interp.pairs",
             "interp.prompts",
         ),
         shared=("*",),
