@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from interp import heads as heads
     from interp import metrics as metrics
     from interp import pairs as pairs
+    from interp import prompts as prompts
+    from interp import pictures as pictures
     from interp import report as report
     from interp import results as results
     from interp import statistics as statistics
@@ -41,6 +43,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "heads",
         "metrics",
         "pairs",
+        "prompts",
+        "pictures",
         "report",
         "results",
         "statistics",

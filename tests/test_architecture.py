@@ -86,6 +86,12 @@ ROWS = (
             "interp.tiny.train",
             "interp.results",
             "interp.pairs",
+            "interp.prompts.templates",
+            "interp.prompts.prompt_pairs",
+            "interp.prompts.drawing",
+            "interp.prompts.files",
+            "interp.prompts.years",
+            "interp.prompts.studies",
             "interp.prompts",
         ),
         shared=("*",),
@@ -118,7 +124,7 @@ ROWS = (
         ),
         shared=("*",),
     ),
-    Row(modules=("interp.charts", "interp.report"), shared=("*",)),
+    Row(modules=("interp.charts", "interp.pictures", "interp.report"), shared=("*",)),
     Row(
         modules=(
             "dashboards",
