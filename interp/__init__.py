@@ -11,11 +11,14 @@ import lazy_loader
 if TYPE_CHECKING:
     from interp import ablation as ablation
     from interp import attention as attention
+    from interp import branches as branches
     from interp import charts as charts
     from interp import errors as errors
+    from interp import head_circuits as head_circuits
     from interp import heads as heads
     from interp import metrics as metrics
     from interp import pairs as pairs
+    from interp import patching as patching
     from interp import prompts as prompts
     from interp import pictures as pictures
     from interp import report as report
@@ -38,11 +41,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "ablation",
         "attention",
+        "branches",
         "charts",
         "errors",
+        "head_circuits",
         "heads",
         "metrics",
         "pairs",
+        "patching",
         "prompts",
         "pictures",
         "report",

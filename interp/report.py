@@ -5,15 +5,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import altair as alt
-import jinja2
 import pandas as pd
-import vl_convert
+
+from interp import pictures
 
 PACKAGES = ("interp", "torch", "transformers", "transformer-lens", "numpy", "pandas", "xarray")
 """Packages whose versions a run records."""
@@ -54,25 +53,29 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Arguments, seed, model name and model hash."""
 
-    def write(self, folder: Path, *, command: str) -> Path:
+    def write(self, folder: Path, *, command: str, picture_files: bool = False) -> Path:
         """Write `report.html`, one CSV per table and `run.json`; return the HTML's path.
 
         Args:
             command: The command line or call that made the study.
+            picture_files: Also write each chart as PNG and SVG.
 
         Each file appears whole or not at all.
         """
         run = self._run_record(command)
-        texts = {
+        contents: dict[str, str | bytes] = {
             "report.html": self._html(run),
             "run.json": json.dumps(run, indent=2, ensure_ascii=False) + "\n",
         }
         for section in self.sections:
             if section.table is not None:
-                texts[f"{section.slug}.csv"] = section.table.to_csv(index=False)
+                contents[f"{section.slug}.csv"] = section.table.to_csv(index=False)
+            for number, chart in enumerate(section.charts if picture_files else (), start=1):
+                contents[f"{section.slug}_{number}.png"] = pictures.png(chart)
+                contents[f"{section.slug}_{number}.svg"] = pictures.svg(chart)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            _write(folder / name, text)
+        for name, content in contents.items():
+            pictures.write_whole(folder / name, content)
         return folder / "report.html"
 
     def _run_record(self, command: str) -> dict[str, Any]:
@@ -85,13 +88,11 @@ class Report:
         }
 
     def _html(self, run: Mapping[str, Any]) -> str:
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("interp"), autoescape=True, undefined=jinja2.StrictUndefined
-        )
-        environment.filters["number"] = format_cell
-        page = environment.get_template("report.html.jinja")
+        templates = pictures.environment()
+        templates.filters["number"] = format_cell
+        page = templates.get_template("report.html.jinja")
         specs = [[chart.to_dict() for chart in section.charts] for section in self.sections]
-        return page.render(report=self, specs=specs, run=run, vega=_vega_bundle())
+        return page.render(report=self, specs=specs, run=run)
 
 
 def format_cell(value: object) -> str:
@@ -99,15 +100,3 @@ def format_cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if value != value else f"{value:.4g}"
     return str(value)
-
-
-@cache
-def _vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, so that the page needs no network."""
-    return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

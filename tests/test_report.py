@@ -26,6 +26,14 @@ def test_numbers_are_written_in_full_as_csv(tmp_path):
     assert table["token"].to_list() == ["a", HOSTILE]
 
 
+def test_each_chart_is_a_file_only_on_request(tmp_path):
+    make_report().write(tmp_path, command="x")
+    assert not list(tmp_path.glob("*.png"))
+    make_report().write(tmp_path, command="x", picture_files=True)
+    assert (tmp_path / "which_heads_and_why_1.png").read_bytes().startswith(b"\x89PNG")
+    assert "attention weight" in (tmp_path / "which_heads_and_why_1.svg").read_text()
+
+
 def test_the_run_can_be_traced(tmp_path):
     make_report().write(tmp_path, command="interp run x --seed 3")
     run = json.loads((tmp_path / "run.json").read_text())
