@@ -87,8 +87,8 @@ def run_analysis(ctx: typer.Context, name: Annotated[str, typer.Argument()] = ""
 def analysis_command(name: str, run: Callable[..., "Report"]) -> Callable[..., None]:
     """A command with the options of an analysis' `run`, which shows and writes its report."""
 
-    def command(out: Path, **options: Any) -> None:
-        present(run(**options, progress=progress), out)
+    def command(out: Path, pictures: bool, **options: Any) -> None:
+        present(run(**options, progress=progress), out, picture_files=pictures)
 
     signature = inspect.signature(run)
     parameters = [
@@ -97,11 +97,15 @@ def analysis_command(name: str, run: Callable[..., "Report"]) -> Callable[..., N
         if parameter.name != "progress"
     ]
     where = Annotated[Path, typer.Option(help="Folder for the report, tables and run.json.")]
-    parameters.append(
+    files = Annotated[bool, typer.Option("--pictures", help="Also write PNG and SVG files.")]
+    parameters += [
         inspect.Parameter(
             "out", inspect.Parameter.KEYWORD_ONLY, default=Path("reports", name), annotation=where
-        )
-    )
+        ),
+        inspect.Parameter(
+            "pictures", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=files
+        ),
+    ]
     command.__doc__ = inspect.getdoc(run)
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -146,14 +150,15 @@ def progress(steps: Sequence[Any], description: str) -> Iterable[Any]:
     return track(steps, description=description, transient=True)
 
 
-def present(report: "Report", out: Path) -> None:
+def present(report: "Report", out: Path, *, picture_files: bool = False) -> None:
     """Print a report and write it."""
     console = Console()
     console.print(Panel(escape(report.question), title=escape(report.title), expand=False))
     for section in report.sections:
         _print_section(console, section)
     try:
-        page = report.write(out, command=shlex.join(["interp", *sys.argv[1:]]))
+        command = shlex.join(["interp", *sys.argv[1:]])
+        page = report.write(out, command=command, picture_files=picture_files)
     except OSError as error:
         raise InterpError(f"The report cannot be written to {out}: {error}. Use --out.") from error
     console.print(

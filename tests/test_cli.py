@@ -60,9 +60,10 @@ def test_a_study_takes_options(tmp_path):
     result = interp(
         "run", "black_cat", "--query", "dog", "--key", "red", "--sentences", "0",
         "--text", "I love the color red, I hope someday to have a dog like that.",
-        "--out", str(tmp_path),
+        "--out", str(tmp_path), "--pictures",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "the_question_q_and_the_key_k_1.png").is_file()
     settings = json.loads((tmp_path / "run.json").read_text())["settings"]
     assert (settings["query"], settings["key"]) == ("dog", "red")
 
