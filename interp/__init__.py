@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interp import heads as heads
     from interp import metrics as metrics
     from interp import pairs as pairs
+    from interp import patched_patterns as patched_patterns
     from interp import patching as patching
     from interp import prompts as prompts
     from interp import pictures as pictures
@@ -48,6 +49,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "heads",
         "metrics",
         "pairs",
+        "patched_patterns",
         "patching",
         "prompts",
         "pictures",

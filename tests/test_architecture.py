@@ -85,6 +85,7 @@ ROWS = (
             "interp.tiny.card",
             "interp.tiny.train",
             "interp.results",
+            "interp.patched_patterns",
             "interp.pairs",
             "interp.prompts.templates",
             "interp.prompts.prompt_pairs",
