@@ -10,6 +10,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from interp import ablation as ablation
+    from interp import agreement as agreement
     from interp import attention as attention
     from interp import branches as branches
     from interp import charts as charts
@@ -41,6 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "ablation",
+        "agreement",
         "attention",
         "branches",
         "charts",

@@ -114,6 +114,7 @@ ROWS = (
     ),
     Row(
         modules=(
+            "interp.agreement",
             "interp.circuits",
             "interp.faithfulness",
             "interp.store.spec",
