@@ -30,6 +30,8 @@ from interp.statistics import bootstrap_mean
 from interp.tiny.language import LIST_WORDS
 
 Head = tuple[int, int]
+KINDS = ("previous_token", "duplicate_token", "induction")
+"""The scores of the table: what attention finds in a repetition."""
 
 
 def run(
@@ -47,7 +49,8 @@ def run(
         raise PromptError(f"top must be 1 to {n_heads // 2} for {n_heads} heads, got {top}.")
     words = single_token_words(hooked)
     sizes = {"n_tokens": n_tokens, "n_sequences": n_sequences, "seed": seed}
-    scores = heads.scores(hooked, words, **sizes).to_series().unstack("kind").reset_index()
+    scores = heads.scores(hooked, words, **sizes).sel(kind=list(KINDS))
+    scores = scores.to_series().unstack("kind").reset_index()
     scores = scores.sort_values("induction", ascending=False, ignore_index=True)
     ranked = [(int(row.layer), int(row.head)) for row in scores.itertuples()]
     tokens = heads.repeated_tokens(hooked, words, **sizes)

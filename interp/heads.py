@@ -1,23 +1,41 @@
-"""What each head attends to, as scores in [0, 1] on repeated random tokens.
+"""What each head attends to and copies, as scores in [0, 1]; `DEFINITIONS` says of what.
 
-A sequence of random tokens is shown twice in a row. In the second half the scores are the mean
-attention from each position to: the position before it (`previous_token`), the first occurrence of
-the same token (`duplicate_token`), and the token after that first occurrence (`induction`).
-Source: Olsson et al. 2022, arXiv:2209.11895.
+A sequence of random tokens is shown twice in a row, and the attention of the second half is
+measured: each of its positions (but the last) has a previous token, an earlier occurrence of the
+same token, and a token that followed that one. Whether a head copies what it reads is a question to
+its weights, not to a prompt.
+Sources: Olsson et al. 2022, arXiv:2209.11895 (attention); Wang et al. 2022, arXiv:2211.00593
+(copying; theirs counts the 5 highest of all logits for names, ours the highest 1 % for any tokens).
 """
 
 from collections.abc import Sequence
 
 import torch
 import xarray as xr
-from jaxtyping import Int
+from einops import einsum
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import PromptError
+from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
-from interp.model.weights import model_hash
+from interp.model.token_paths import logit_directions, token_inputs
+from interp.results import provenance
 
-KINDS = ("previous_token", "duplicate_token", "induction")
+DEFINITIONS = {
+    "previous_token": "mean attention to the token before",
+    "duplicate_token": "mean attention to the first occurrence of the same token",
+    "induction": "mean attention to the token after the first occurrence of the same token",
+    "first_token": "mean attention to the first position, where many heads rest (a sink)",
+    "entropy": "mean entropy of the attention / log(number of visible keys); 1 = even attention",
+    "distance": "mean of (query position - key position) / query position, weighted by attention",
+    "ov_copying": "share of tokens whose own logit is in the top 1 % of the drawn tokens' logits "
+    "when the head reads that token, compared with reading an average one; chance is 0.01",
+}
+"""What each kind of score is. All but `ov_copying` are means over the second half's positions."""
+KINDS = tuple(DEFINITIONS)
+N_DRAWN = 500
+"""Tokens that `ov_copying` tries; all of a smaller vocabulary."""
 
 
 def repeated_tokens(
@@ -32,16 +50,30 @@ def repeated_tokens(
 
     Args:
         vocabulary: Token ids to draw from; by default all but BOS.
+
+    Raises:
+        PromptError: fewer than two tokens, more than fit into the model, or none to draw from.
     """
     bos = model.tokenizer.bos_token_id if model.tokenizer else None
+    if n_tokens < 2:
+        raise PromptError(f"Repeat at least 2 tokens, got {n_tokens}.")
     if 2 * n_tokens + 1 > model.cfg.n_ctx:
         raise PromptError(f"BOS and 2 x {n_tokens} tokens do not fit into {model.cfg.n_ctx}.")
-    allowed = torch.tensor(range(model.cfg.d_vocab) if vocabulary is None else vocabulary)
-    allowed = allowed[allowed != bos] if bos is not None else allowed
+    allowed = _allowed(model, vocabulary)
     generator = torch.Generator().manual_seed(seed)
     half = allowed[torch.randint(len(allowed), (n_sequences, n_tokens), generator=generator)]
     parts = [half, half] if bos is None else [torch.full((n_sequences, 1), bos), half, half]
     return torch.cat(parts, dim=1).to(model.cfg.device)
+
+
+def _allowed(model: HookedGPT2, vocabulary: Sequence[int] | None) -> Int[Tensor, " token"]:
+    """The vocabulary, on the CPU, without BOS."""
+    bos = model.tokenizer.bos_token_id if model.tokenizer else None
+    allowed = torch.tensor(range(model.cfg.d_vocab) if vocabulary is None else vocabulary)
+    allowed = allowed[allowed != bos] if bos is not None else allowed
+    if len(allowed) == 0:
+        raise PromptError("The vocabulary has no token besides BOS. Pass ids to draw from.")
+    return allowed
 
 
 @torch.no_grad()
@@ -53,41 +85,87 @@ def scores(
     n_sequences: int = 16,
     seed: int = 0,
 ) -> xr.DataArray:
-    """Mean attention over the second half's positions, for each kind of target.
+    """How much each head is of each kind.
+
+    Args:
+        vocabulary: Token ids to draw from; by default all but BOS.
+        n_tokens: Length of the random part, which is shown twice.
 
     Returns:
-        Over (`kind`, `layer`, `head`), each in [0, 1]; the definitions are in the module's text.
+        Over (`kind`, `layer`, `head`), each in [0, 1]; the coordinate `definition` says what each
+        kind is. `ov_copying` is NaN for a classifier, whose outputs are not tokens.
+
+    Raises:
+        PromptError: as `repeated_tokens`.
     """
     tokens = repeated_tokens(
         model, vocabulary, n_tokens=n_tokens, n_sequences=n_sequences, seed=seed
     )
-    _, cache = model.run_with_cache(tokens, return_type=None)
-    queries = torch.arange(tokens.shape[1] - n_tokens, tokens.shape[1] - 1, device=tokens.device)
-    back = {"previous_token": 1, "duplicate_token": n_tokens, "induction": n_tokens - 1}
-    values = torch.stack(
-        [
-            torch.stack(
-                [
-                    cache["pattern", layer][:, :, queries, queries - back[kind]].mean(dim=(0, 2))
-                    for layer in range(model.cfg.n_layers)
-                ]
-            )
-            for kind in KINDS
-        ]
+    _, cache = model.run_with_cache(
+        tokens, names_filter="blocks.*.attn.hook_pattern", return_type=None
     )
+    layers = range(model.cfg.n_layers)
+    by_layer = [_attention_scores(cache["pattern", layer], n_tokens) for layer in layers]
+    by_kind = {kind: torch.stack([found[kind] for found in by_layer]) for kind in by_layer[0]}
+    by_kind["ov_copying"] = _ov_copying(model, _allowed(model, vocabulary), seed)
     return xr.DataArray(
-        values.numpy(force=True),
+        torch.stack([by_kind[kind] for kind in KINDS]).numpy(force=True),
         dims=("kind", "layer", "head"),
         coords={
             "kind": list(KINDS),
-            "layer": range(model.cfg.n_layers),
+            "definition": ("kind", list(DEFINITIONS.values())),
+            "layer": layers,
             "head": range(model.cfg.n_heads),
         },
-        attrs={
-            "model": model.cfg.model_name,
-            "model_hash": model_hash(model),
-            "seed": seed,
-            "n_tokens": n_tokens,
-            "n_sequences": n_sequences,
-        },
+        attrs=provenance(model)
+        | {"seed": seed, "n_tokens": n_tokens, "n_sequences": n_sequences, "n_drawn": N_DRAWN},
     )
+
+
+def _attention_scores(
+    pattern: Float[Tensor, "batch head query_pos key_pos"], n_tokens: int
+) -> dict[str, Float[Tensor, " head"]]:
+    """The kinds that are read off a layer's attention."""
+    pattern = at_least_float32(pattern)
+    n_positions = pattern.shape[-1]
+    positions = torch.arange(n_positions, device=pattern.device)
+    queries = positions[n_positions - n_tokens : -1]
+    rows = pattern[:, :, queries]
+    relative_distance = (queries[:, None] - positions) / queries[:, None]
+    relative_entropy = torch.special.entr(rows).sum(dim=-1) / (queries + 1).log()
+    by_query = {
+        "previous_token": pattern[:, :, queries, queries - 1],
+        "duplicate_token": pattern[:, :, queries, queries - n_tokens],
+        "induction": pattern[:, :, queries, queries - n_tokens + 1],
+        "first_token": rows[..., 0],
+        "entropy": relative_entropy.clamp(max=1),  # rounding can exceed even attention's
+        "distance": (rows * relative_distance).sum(dim=-1),
+    }
+    return {kind: values.mean(dim=(0, 2)) for kind, values in by_query.items()}
+
+
+def _ov_copying(
+    model: HookedGPT2, vocabulary: Int[Tensor, " token"], seed: int
+) -> Float[Tensor, "layer head"]:
+    """How often the token that a head reads is among those whose logits rise most."""
+    cfg = model.cfg
+    if cfg.n_classes is not None:
+        return torch.full((cfg.n_layers, cfg.n_heads), torch.nan, device=cfg.device)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(vocabulary), generator=generator)
+    drawn = vocabulary[order[:N_DRAWN]].to(cfg.device)
+    n_best = max(1, len(drawn) // 100)
+    outputs = logit_directions(model, drawn)
+    shares = []
+    for layer, block in enumerate(model.blocks):
+        inputs = token_inputs(model, layer, drawn)
+        values = einsum(
+            inputs - inputs.mean(dim=0),
+            block.attn.W_QKV[:, 2],
+            "read d_model, d_model head d_head -> head read d_head",
+        )
+        logits = values @ (block.attn.W_O @ outputs)
+        own = logits.diagonal(dim1=-2, dim2=-1)
+        higher = (logits > own[..., None]).sum(dim=-1)
+        shares.append(at_least_float32((higher < n_best).to(logits)).mean(dim=-1))
+    return torch.stack(shares)

@@ -69,6 +69,7 @@ ROWS = (
             "interp.model.tokenizer_files",
             "interp.model.saving",
             "interp.model.weights",
+            "interp.model.token_paths",
             "interp.model.bridged_cache",
             "interp.model.bridged",
             "interp.model.bridged_cache",
