@@ -110,6 +110,7 @@ ROWS = (
             "interp.logit_lens",
             "interp.attention",
             "interp.heads",
+            "interp.head_circuits",
         ),
         shared=("interp.branches",),
     ),
