@@ -1,13 +1,21 @@
 """The studies, run on the embedded model: what they find, and what they refuse."""
 
+import re
+
 import numpy as np
 import pytest
+import xarray as xr
 
-from analyses import black_cat, generate, induction, sqrt_dk
+import interp
+from analyses import black_cat, generate, heads, induction, sqrt_dk
 from interp import attention, load
 from interp.errors import PromptError
 from interp.metrics import logit_diff
+from interp.model.config import ModelConfig
+from interp.model.gpt2 import HookedGPT2
+from interp.model.saving import save_huggingface
 from interp.model.tokens import visible
+from interp.tiny.language import LIST_WORDS, WORDS
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +150,92 @@ def test_induction_heads_are_needed_for_copying():
 def test_more_heads_than_there_are_cannot_be_ablated():
     with pytest.raises(PromptError, match="top must be 1 to 8"):
         induction.run(top=9)
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return heads.run(n_sequences=16)
+
+
+def test_every_head_is_listed_with_the_librarys_scores(catalogue):
+    table = section(catalogue, "All heads").table
+    model = load()
+    words = [model.to_single_token(f" {word}") for word in LIST_WORDS]
+    scores = interp.heads.scores(model, words, n_tokens=30, n_sequences=16)
+    assert len(table) == 16
+    for kind in interp.heads.KINDS:
+        assert table[kind].to_list() == scores.sel(kind=kind).values.flatten().tolist()
+
+
+def test_the_induction_circuit_is_found_in_scores_weights_and_tokens(catalogue):
+    leaders = section(catalogue, "The first heads of each kind").table
+    first = leaders[leaders["rank"] == 1].set_index("kind")
+    assert first.loc["induction", ["layer", "head"]].to_list() == [2, 3]
+    assert first.loc["ov_copying", ["layer", "head"]].to_list() == [2, 3]
+    assert first.loc["previous_token", ["layer", "head"]].to_list() == [0, 0]
+    assert "The prediction holds." in section(catalogue, "Which heads listen to which").reading[-1]
+    written = section(catalogue, "What they write (OV)")
+    assert "L2H3 5 of 5" in written.reading[-1]
+    looked_for = section(catalogue, "What they look for (QK)").table
+    keys = looked_for.loc[looked_for["head"] == "L1H2", "key_token"]
+    assert set(keys) <= {f"·{colour}" for colour in WORDS["colours"]}
+
+
+def test_compositions_are_the_highest_of_each_kind(catalogue):
+    table = section(catalogue, "Which heads listen to which").table
+    scores = interp.head_circuits.composition_scores(load())
+    for kind, rows in table.groupby("kind"):
+        assert rows["score"].is_monotonic_decreasing
+        assert rows["score"].iloc[0] == pytest.approx(float(scores.sel(kind=kind).max()))
+    ratio = table["score"] / table["times_baseline"]
+    assert ratio.to_list() == pytest.approx([scores.attrs["baseline"]] * len(table))
+
+
+@pytest.mark.parametrize(
+    ("sender", "induction_score", "k", "expected"),
+    [
+        ((0, 1), 0.9, 0.4, "rank 1 of 2 earlier heads.*The prediction holds"),
+        ((0, 1), 0.9, 0.1, "rank 2 of 2 earlier heads.*does not hold"),
+        ((0, 1), 0.2, 0.4, "does not hold"),
+        ((1, 1), 0.9, 0.4, "does not stand before"),
+    ],
+)
+def test_the_verdict_on_the_induction_circuit_follows_the_numbers(
+    sender, induction_score, k, expected
+):
+    heads_of_two_layers = {"layer": [0, 1], "head": [0, 1]}
+    scores = xr.DataArray(
+        np.full((2, 2, 2), induction_score),
+        {"kind": ["induction", "ov_copying"]} | heads_of_two_layers,
+        ("kind", "layer", "head"),
+    )
+    into = xr.DataArray(
+        np.full((3, 2, 2), 0.2),
+        {"kind": ["Q", "K", "V"], "sender_layer": [0, 1], "sender_head": [0, 1]},
+        ("kind", "sender_layer", "sender_head"),
+    )
+    into.loc[{"sender_layer": 1}] = np.nan
+    into.loc[{"kind": "K", "sender_layer": 0, "sender_head": 1}] = k
+    reading = heads.circuit_reading(into, scores, sender, (1, 0), baseline=0.2)
+    assert re.search(expected, reading)
+
+
+def test_a_classifier_of_one_layer_has_a_catalogue_without_writing_and_listening(tmp_path):
+    tokenizer = load().tokenizer
+    sizes = {"n_layers": 1, "n_heads": 2, "d_model": 8, "d_mlp": 8, "n_ctx": 64, "n_classes": 2}
+    cfg = ModelConfig(**sizes, d_vocab=load().cfg.d_vocab)
+    save_huggingface(HookedGPT2(cfg, tokenizer), tmp_path / "model")
+    report = heads.run(str(tmp_path / "model"), n_sequences=2)
+    titles = {part.title for part in report.sections}
+    assert not titles & {"Which heads listen to which", "What they write (OV)"}
+    assert "ov_copying" not in set(section(report, "The first heads of each kind").table["kind"])
+    page = report.write(tmp_path / "report", command="interp run heads")
+    assert (page.parent / "all_heads.csv").is_file()
+
+
+def test_a_catalogue_lists_at_least_one_head_and_pair():
+    with pytest.raises(PromptError, match="1 or more, got 0 and 5"):
+        heads.run(top=0)
 
 
 def test_score_variance_grows_with_d_k_only_without_the_factor():
