@@ -22,6 +22,8 @@ from interp.tiny.language import is_held_out
 from interp.tiny.lexicon import LIST_OPENINGS, LIST_WORDS, WISHES, WORDS
 
 N = 40
+WHOLE_YEARS = [f" 17{pair}" for pair in templates.DIGIT_PAIRS[40:60]]
+"""Single tokens of the English tokenizer, as recent years are of GPT-2's."""
 STUDIES = {
     "ioi": prompts.ioi,
     "ioi, name swap": lambda model, n, seed=0: prompts.ioi(
@@ -47,9 +49,9 @@ def english() -> HookedGPT2:
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    names, words = templates.WOMEN + templates.MEN, templates.NOUNS + LIST_WORDS + WISHES
-    texts = [*[" 17"] * 900, *[f" {word}" for word in (*names, *words, "she", "he")] * 3]
-    texts += [pair for pair in templates.DIGIT_PAIRS for _ in range(3)]
+    known = (*templates.WOMEN, *templates.MEN, *templates.NOUNS, *LIST_WORDS, *WISHES, "she", "he")
+    texts = [" 17"] * 900 + [f" {word}" for word in known if word != "purple"] * 3
+    texts += [*templates.DIGIT_PAIRS, *WHOLE_YEARS] * 3
     trainer = trainers.BpeTrainer(
         vocab_size=4000,
         special_tokens=[END_OF_TEXT],
@@ -146,6 +148,18 @@ def test_a_set_that_runs_out_of_prompts_says_how_many_there_are(english):
     pair = PromptPair("The war of", "The trial of", " Mary", " John", {"END": 3})
     with pytest.raises(PromptError, match="only 1 different war prompts to be found, not 2"):
         checked(english, "war", 2, [pair, None, pair])
+
+
+def test_what_is_drawn_is_checked(english):
+    unequal = PromptPair("The war of", "The war of Mary", " Mary", " John", {"END": 3})
+    with pytest.raises(PromptError, match="Pair 0 has"):
+        checked(english, "war", 1, [unequal])
+
+
+def test_words_of_several_tokens_are_left_out(english):
+    assert len(english.to_str_tokens(" purple", prepend_bos=False)) > 1
+    for pairs in (prompts.colour_binding(english, 100), prompts.induction(english, 100)):
+        assert " purple" not in {*pairs.answers, *pairs.wrong}
 
 
 def test_a_model_without_tokenizer_has_no_prompts(random_gpt2):
@@ -284,15 +298,11 @@ def test_the_start_lies_between_the_wrong_and_the_right_year(model):
         assert words(example.clean)[-1] == before[:2]
 
 
-def test_years_that_do_not_split_in_the_middle_are_not_used(english):
-    whole = [
-        pair
-        for pair in templates.DIGIT_PAIRS[2:99]
-        if len(english.to_str_tokens(f" 17{pair}", prepend_bos=False)) != 2
-    ]
-    pairs = prompts.greater_than(english, 200)
-    assert {text[-2:] for text in pairs.clean} == {"17"}
-    assert not set(whole) & set(tokens_at(english, pairs, "YY"))
+def test_years_that_are_one_token_are_not_used(english):
+    assert all(english.to_single_token(year) for year in WHOLE_YEARS)
+    years = {year for text in prompts.greater_than(english, 200).clean for year in words(text)}
+    assert {"1739", "1760"} < years
+    assert not {year.strip() for year in WHOLE_YEARS} & years
 
 
 def test_a_tokenizer_without_such_years_is_told_so(random_gpt2):

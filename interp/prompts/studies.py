@@ -155,7 +155,9 @@ def induction(model: HookedGPT2, n: int, *, seed: int = 0, n_words: int = 8) -> 
 
 
 def gendered_pronoun(model: HookedGPT2, n: int, *, seed: int = 0) -> PromptPairs:
-    """ "So Mary is a really nice friend, isn't" -> she; corrupted with a man's name, and reversed.
+    """The pronoun of a question tag: "So Mary is a really nice friend, isn't" -> " she".
+
+    Corrupted, a man's name stands in place of the woman's; every other prompt is about a man.
 
     Returns:
         Pairs with roles name and END; groups are "she" and "he", in turn.
