@@ -1,4 +1,4 @@
-"""Results to Altair charts, one function per picture.
+"""Results to Altair charts, one function per picture; `interp.pictures.save` writes their files.
 
 Colours are safe for colour-blind readers: `viridis` for amounts, `purpleorange` around zero with a
 symmetric range. Titles say what is shown and in which unit; tooltips give the exact numbers.
@@ -8,11 +8,19 @@ from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.model.tokens import visible
+from interp.statistics import bootstrap
+
 CELL = 34
 """Pixels of a heat-map cell."""
+LABEL_CHARACTERS = 16
+"""Longest token that a label shows whole."""
+SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
+"""Of a horizontal axis of tokens."""
 
 
 def head_map(table: pd.DataFrame, value: str, title: str, *, signed: bool = False) -> alt.Chart:
@@ -38,9 +46,15 @@ def head_map(table: pd.DataFrame, value: str, title: str, *, signed: bool = Fals
     )
 
 
+def shortened(token: str, n_characters: int = LABEL_CHARACTERS) -> str:
+    """A token for a label: white space shown, and cut if it is long."""
+    text = visible(token)
+    return text if len(text) <= n_characters else text[: n_characters - 1] + "…"
+
+
 def token_labels(tokens: Sequence[str]) -> list[str]:
     """Axis labels that stay distinct when a token repeats: position and text."""
-    return [f"{position} {token}" for position, token in enumerate(tokens)]
+    return [f"{position} {shortened(token)}" for position, token in enumerate(tokens)]
 
 
 def attention_row(weights: Sequence[float], tokens: Sequence[str], title: str) -> alt.Chart:
@@ -77,18 +91,16 @@ def attention_matrix(
 ) -> alt.Chart:
     """A head's whole pattern: each row is a query and sums to 1; masked keys are left out."""
     labels = token_labels(tokens)
-    table = pd.DataFrame(
-        [
-            {"query": labels[query], "key": labels[key], "weight": float(pattern[query, key])}
-            for query in range(len(labels))
-            for key in range(query + 1)
-        ]
-    )
+    weights = [
+        {"query": labels[query], "key": labels[key], "weight": float(pattern[query, key])}
+        for query in range(len(labels))
+        for key in range(query + 1)
+    ]
     return (
-        alt.Chart(table)
+        alt.Chart(alt.InlineData(values=weights))  # of a table, Altair takes 5000 rows at most
         .mark_rect()
         .encode(
-            x=alt.X("key:N", sort=None, title="key (read from)", axis=alt.Axis(labelAngle=-60)),
+            x=alt.X("key:N", sort=None, title="key (read from)", axis=SLANTED),
             y=alt.Y("query:N", sort=None, title="query (reading)"),
             color=alt.Color(
                 "weight:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title="weight"
@@ -115,6 +127,41 @@ def intervals(table: pd.DataFrame, title: str, unit: str) -> alt.LayerChart:
     rule = base.mark_rule(strokeWidth=3, color="#e45756").encode(x="low:Q", x2="high:Q")
     layered = alt.LayerChart(layer=[bar, rule])
     return layered.properties(title=title, width=460, height=alt.Step(26))
+
+
+def head_bars(table: pd.DataFrame, title: str, unit: str) -> alt.LayerChart:
+    """Means of heads with intervals, highest first.
+
+    Args:
+        table: Columns `layer`, `head`, `mean`, `low`, `high`, as of `interp.statistics.bootstrap`.
+        unit: Of the numbers, for the axis.
+    """
+    names = [f"L{layer}H{head}" for layer, head in zip(table["layer"], table["head"], strict=True)]
+    ordered = table.assign(condition=names).sort_values("mean", ascending=False)
+    return intervals(ordered, title, unit)
+
+
+def contributions(da: xr.DataArray, *, most: int = 20) -> alt.LayerChart:
+    """What each component adds to the metric, with intervals over examples; all bars add up to it.
+
+    Args:
+        da: Over (`component`, [`pos`], `example`), as of `interp.logit_attribution.decompose`;
+            positions are summed.
+        most: How many components have a bar of their own, largest first; one bar sums the others.
+    """
+    parts = da.reset_coords(drop=True)
+    parts = parts.sum("pos") if "pos" in parts.dims else parts
+    order = abs(parts.mean("example")).argsort().values[::-1]
+    largest, others = parts.isel(component=order[:most]), parts.isel(component=order[most:])
+    if others.sizes["component"]:
+        name = f"{others.sizes['component']} others"
+        rest = others.sum("component").expand_dims(component=[name])
+        largest = xr.concat([largest, rest], dim="component")
+    table = bootstrap(largest).to_dataframe().reset_index(names="condition")
+    n, total = da.sizes["example"], float(parts.sum("component").mean())
+    averaged = f"mean of n={n}" if n > 1 else "n=1"
+    title = f"What adds up to {da.attrs['metric']} = {total:.3f} {da.attrs['unit']}, {averaged}"
+    return intervals(table, title, da.attrs["unit"])
 
 
 def lines(

@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
 from interp import charts
 
@@ -30,7 +32,7 @@ def test_a_map_of_zeros_still_has_a_range():
 
 def test_repeated_tokens_stay_apart_in_an_attention_row():
     shown = rows(charts.attention_row([0.25, 0.75], [" the", " the"], ""))
-    assert shown == [{"token": "0  the", "weight": 0.25}, {"token": "1  the", "weight": 0.75}]
+    assert shown == [{"token": "0 ·the", "weight": 0.25}, {"token": "1 ·the", "weight": 0.75}]
 
 
 def test_bars_keep_their_numbers():
@@ -49,6 +51,56 @@ def test_an_attention_matrix_leaves_out_what_is_masked():
         ("1 b", "0 a", 0.25),
         ("1 b", "1 b", 0.75),
     ]
+
+
+def test_a_pattern_of_many_tokens_is_drawn():
+    shown = rows(charts.attention_matrix(torch.eye(110), ["a"] * 110, ""))
+    assert len(shown) == 110 * 111 / 2
+
+
+def test_labels_show_white_space_and_cut_long_tokens():
+    assert charts.token_labels([" the", "\n", "x" * 16]) == ["0 ·the", "1 ⏎", f"2 {'x' * 16}"]
+    assert charts.shortened("😀" * 17) == "😀" * 15 + "…"
+    assert charts.shortened("abcdef", 4) == "abc…"
+
+
+def test_bars_of_heads_are_ordered_by_their_mean():
+    table = HEADS.rename(columns={"effect": "mean"}).assign(low=-3.0, high=3.0)
+    shown = rows(charts.head_bars(table, "t", "logits"))
+    assert [(row["condition"], row["mean"]) for row in shown] == [
+        ("L1H1", 1.0), ("L0H0", 0.5), ("L1H0", 0.0), ("L0H1", -2.0),
+    ]  # fmt: skip
+
+
+def attribution(values: list[list[float]]) -> xr.DataArray:
+    """Parts over (component, pos, example); half of each at either of two positions."""
+    halves = np.array(values)[:, None] * np.full((1, 2, 1), 0.5)
+    return xr.DataArray(
+        halves,
+        dims=("component", "pos", "example"),
+        coords={
+            "component": ["L0H0", "L0 MLP", "embed", "residue"],
+            "layer": ("component", [0] * 4),
+        },
+        attrs={"metric": "logit_diff", "unit": "logits"},
+    )
+
+
+def test_contributions_are_ordered_by_size_and_add_up_to_the_metric():
+    parts = attribution([[1.0, 3.0], [-4.0, -6.0], [0.5, 0.5], [0.25, 0.25]])
+    chart = charts.contributions(parts, most=2)
+    shown = {row["condition"]: row["mean"] for row in rows(chart)}
+    assert list(shown.items()) == [("L0 MLP", -5.0), ("L0H0", 2.0), ("2 others", 0.75)]
+    assert chart.to_dict()["title"] == "What adds up to logit_diff = -2.250 logits, mean of n=2"
+    assert "others" not in str(rows(charts.contributions(parts)))
+
+
+def test_contributions_of_one_example_have_no_interval():
+    chart = charts.contributions(
+        attribution([[1.0], [-4.0], [0.5], [0.25]]).sum("pos", keep_attrs=True)
+    )
+    assert all(row["low"] is None and row["high"] is None for row in rows(chart))
+    assert chart.to_dict()["title"].endswith("logits, n=1")
 
 
 def test_intervals_show_mean_and_both_ends():
