@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interp import errors as errors
     from interp import head_circuits as head_circuits
     from interp import heads as heads
+    from interp import maps as maps
     from interp import metrics as metrics
     from interp import pairs as pairs
     from interp import patched_patterns as patched_patterns
@@ -49,6 +50,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "errors",
         "head_circuits",
         "heads",
+        "maps",
         "metrics",
         "pairs",
         "patched_patterns",

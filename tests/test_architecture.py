@@ -128,7 +128,7 @@ ROWS = (
         ),
         shared=("*",),
     ),
-    Row(modules=("interp.charts", "interp.pictures", "interp.report"), shared=("*",)),
+    Row(modules=("interp.charts", "interp.maps", "interp.pictures", "interp.report"), shared=("*",)),
     Row(
         modules=(
             "dashboards",

@@ -1,0 +1,166 @@
+"""Results over layers and positions as heat maps whose axes are the prompt.
+
+Colours, labels and tooltips follow `interp.charts`.
+"""
+
+from typing import Any, Literal
+
+import altair as alt
+import xarray as xr
+
+from interp import statistics
+from interp.charts import CELL, SLANTED, shortened
+from interp.model.tokens import visible
+
+TOKEN_CELL = 22
+"""Pixels of a cell in maps over positions, of which there are many."""
+WORD_CELL = 70
+"""Width in pixels of a cell that shows a token."""
+WORD_CHARACTERS = 9
+"""Longest token that a cell shows whole."""
+SMALLEST_RANGE = 1e-9
+"""Of a map of zeros, which has no range of its own."""
+
+Shown = Literal["effect", "recovered_fraction", "pooled_recovered_fraction"]
+MEASURES = {
+    "effect": statistics.effect,
+    "recovered_fraction": statistics.recovered_fraction,
+    "pooled_recovered_fraction": statistics.pooled_recovered_fraction,
+}
+INTO = {"denoising": "clean into corrupted", "noising": "corrupted into clean"}
+
+
+def sweep_map(ds: xr.Dataset, shown: Shown = "effect", *, limit: float | None = None) -> alt.Chart:
+    """A patching sweep, averaged over examples: layers downwards, positions or heads to the right.
+
+    A sweep over layers, heads and positions is a block of heads for each layer. Cells that no
+    example has stay empty.
+
+    Args:
+        ds: `patched` over (`layer`, [`head`], [`pos`], `example`), as of `interp.patching.sweep`.
+        shown: Which function of it, from `interp.statistics`.
+        limit: Both ends of the colour range, to compare maps; by default the size of the largest
+            value, and at least 1 for a fraction.
+
+    Raises:
+        ValueError: other dims.
+        PromptError: a fraction that is not defined.
+    """
+    values = MEASURES[shown](ds)
+    values = values.mean("example") if "example" in values.dims else values
+    if values.dims not in (("layer", "pos"), ("layer", "head"), ("layer", "head", "pos")):
+        raise ValueError(f"A map needs the dims layer and head, pos or both; got {values.dims}.")
+    cells = xr.Dataset({"value": values, "n": ds.patched.notnull().sum("example")})
+    table = cells.reset_coords(drop=True).to_dataframe().dropna().reset_index()
+    if limit is None:
+        limit = max(float(abs(values).max()), SMALLEST_RANGE if shown == "effect" else 1.0)
+    scale = alt.Scale(scheme="purpleorange", domain=[-limit, limit], clamp=True)
+    legend = alt.Legend(values=[-limit, 0, limit], format=".3~g")
+    tooltip = [alt.Tooltip(f"{dim}:N") for dim in values.dims]
+    encoding: dict[str, Any] = {
+        "x": alt.X("head:O", axis=alt.Axis(labelAngle=0)),
+        "y": alt.Y("layer:O"),
+        "color": alt.Color("value:Q", scale=scale, legend=legend, title=None),
+    }
+    if "pos" in values.dims:
+        labels = position_labels(ds)
+        table["token"] = table["pos"].map(dict(zip(ds["pos"].values, labels, strict=True)))
+        tooltip.append(alt.Tooltip("token:N"))
+        encoding["x"] = alt.X("token:N", sort=labels, title=None, axis=SLANTED)
+    if len(values.dims) == 3:
+        header = alt.Header(labelExpr="'layer ' + datum.value", labelAngle=0, labelAlign="left")
+        row = alt.Row("layer:O", header=header, title=None, spacing=6)
+        encoding |= {"y": alt.Y("head:O"), "row": row}
+    tooltip += [alt.Tooltip("value:Q", format=".6g", title=shown), alt.Tooltip("n:Q")]
+    size = alt.Step(TOKEN_CELL if "pos" in values.dims else CELL)
+    return (
+        alt.Chart(alt.InlineData(values=table.to_dict("records")))
+        .mark_rect()
+        .encode(**encoding, tooltip=tooltip)
+        .properties(title=_sweep_title(ds, shown), width=size, height=size)
+    )
+
+
+def _sweep_title(ds: xr.Dataset, shown: Shown) -> alt.Title:
+    """What was patched into what; what is shown, in which unit, over how many examples."""
+    attrs, n = ds.attrs, ds.sizes["example"]
+    over = "ratio of means, n=" if shown == "pooled_recovered_fraction" else "mean of n="
+    averaged = f"{over}{n}" if n > 1 else "n=1"
+    measured = (
+        f"effect on {attrs['metric']} in {attrs['unit']}"
+        if shown == "effect"
+        else f"recovered fraction of {attrs['metric']}"
+    )
+    patched = f"{attrs['site']}, {attrs['direction']} ({INTO[attrs['direction']]})"
+    estimated = f", by {attrs['method']}" if "method" in attrs else ""
+    stopped = ", stopped early" if attrs["partial"] else ""
+    return alt.Title(
+        patched + estimated, subtitle=f"{measured}, {averaged}{stopped}", anchor="start"
+    )
+
+
+def position_labels(ds: xr.Dataset) -> list[str]:
+    """Each position with its token, clean / corrupted; without, where the examples' differ."""
+    labels = []
+    for index, position in enumerate(ds["pos"].values):
+        clean, corrupted = (
+            dict.fromkeys(token for token in ds[name].values[:, index] if token)
+            for name in ("clean_token", "corrupted_token")
+        )
+        shared = len(clean) == len(corrupted) == 1
+        tokens = " / ".join(map(shortened, clean | corrupted)) if shared else ""
+        labels.append(f"{position} {tokens}".strip())
+    return labels
+
+
+def logit_lens_table(ds: xr.Dataset) -> alt.LayerChart:
+    """The most probable next token at each layer and position, coloured by its probability.
+
+    Args:
+        ds: One prompt of `interp.logit_lens.logit_lens`, `ds.isel(example=0)`.
+    """
+    if set(ds["token"].dims) != {"layer", "pos", "rank"}:
+        raise ValueError(
+            f"The table shows one prompt, such as ds.isel(example=0); got {ds['token'].dims}."
+        )
+    ranks = [alt.Tooltip(f"rank {rank}:N") for rank in range(1, 1 + ds.sizes["rank"])]
+    base = alt.Chart(alt.InlineData(values=_lens_cells(ds))).encode(
+        x=alt.X("position:N", sort=None, title=None, axis=SLANTED),
+        y=alt.Y("layer:N", sort=None),
+        tooltip=["layer:N", "position:N", *ranks],
+    )
+    scale = alt.Scale(scheme="viridis", domain=[0, 1])
+    cells = base.mark_rect().encode(color=alt.Color("prob:Q", scale=scale, title="probability"))
+    readable = alt.condition("datum.prob > 0.6", alt.value("black"), alt.value("white"))
+    words = base.mark_text(fontSize=11).encode(text="word:N", color=readable)
+    title = alt.Title(
+        f"Logit lens of {ds.attrs['model']}",
+        subtitle="most probable next token if the model ended here, n=1",
+        anchor="start",
+    )
+    return alt.LayerChart(layer=[cells, words]).properties(
+        title=title, width=alt.Step(WORD_CELL), height=alt.Step(TOKEN_CELL)
+    )
+
+
+def _lens_cells(ds: xr.Dataset) -> list[dict[str, str | float]]:
+    """A record for each layer and position: its best token, and every rank as text."""
+    ordered = ds.transpose("layer", "pos", "rank")
+    tokens, probs = ordered["token"].values.tolist(), ordered["prob"].values.tolist()
+    prompt = zip(ds["pos"].values, ds["prompt_token"].values, strict=True)
+    labels = [f"{pos} {shortened(token)}" for pos, token in prompt]
+    return [
+        {
+            "layer": str(layer),
+            "position": label,
+            "word": shortened(token[0], WORD_CHARACTERS),
+            "prob": prob[0],
+        }
+        | {
+            f"rank {rank}": f"{visible(one)}  {p:.4g}"
+            for rank, (one, p) in enumerate(zip(token, prob, strict=True), start=1)
+        }
+        for layer, *row in zip(ds["layer"].values, tokens, probs, strict=True)
+        for label, token, prob in zip(labels, *row, strict=True)
+        if token[0]
+    ]
