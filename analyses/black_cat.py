@@ -29,7 +29,8 @@ from interp.metrics import Metric, logit_diff, prob
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import visible
 from interp.model.weights import model_hash
-from interp.report import Progress, Report, Section, no_progress
+from interp.progress import Progress, no_progress
+from interp.report import Report, Section
 from interp.statistics import Interval, bootstrap_mean
 from interp.tiny.language import WORDS, Example, held_out_examples
 

@@ -20,7 +20,8 @@ from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import visible
 from interp.model.weights import model_hash
-from interp.report import Progress, Report, Section, no_progress
+from interp.progress import Progress, no_progress
+from interp.report import Report, Section
 
 
 def run(

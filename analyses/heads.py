@@ -26,8 +26,9 @@ from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import visible
 from interp.model.weights import model_hash
+from interp.progress import Progress, no_progress
 from interp.prompts.drawing import single_tokens
-from interp.report import Progress, Report, Section, no_progress
+from interp.report import Report, Section
 from interp.tiny.language import LIST_WORDS
 
 CLEAR = 0.5

@@ -25,7 +25,8 @@ from interp.ablation import zero_heads
 from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.weights import model_hash
-from interp.report import Progress, Report, Section, no_progress
+from interp.progress import Progress, no_progress
+from interp.report import Report, Section
 from interp.statistics import bootstrap_mean
 from interp.tiny.language import LIST_WORDS
 

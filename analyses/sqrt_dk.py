@@ -27,7 +27,8 @@ from interp import charts
 from interp.errors import PromptError
 from interp.model.config import ModelConfig
 from interp.model.gpt2 import HookedGPT2
-from interp.report import Progress, Report, Section, no_progress
+from interp.progress import Progress, no_progress
+from interp.report import Report, Section
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TRAINED_SIZES = (16, 256)

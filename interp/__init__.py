@@ -12,18 +12,26 @@ if TYPE_CHECKING:
     from interp import ablation as ablation
     from interp import agreement as agreement
     from interp import attention as attention
+    from interp import base_run as base_run
     from interp import branches as branches
     from interp import charts as charts
+    from interp import continuation as continuation
+    from interp import derivatives as derivatives
     from interp import errors as errors
+    from interp import gradients as gradients
     from interp import head_circuits as head_circuits
     from interp import heads as heads
+    from interp import logit_attribution as logit_attribution
+    from interp import logit_lens as logit_lens
+    from interp import memory as memory
     from interp import maps as maps
     from interp import metrics as metrics
     from interp import pairs as pairs
     from interp import patched_patterns as patched_patterns
     from interp import patching as patching
-    from interp import prompts as prompts
     from interp import pictures as pictures
+    from interp import progress as progress
+    from interp import prompts as prompts
     from interp import report as report
     from interp import results as results
     from interp import statistics as statistics
@@ -45,18 +53,26 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ablation",
         "agreement",
         "attention",
+        "base_run",
         "branches",
         "charts",
+        "continuation",
+        "derivatives",
         "errors",
+        "gradients",
         "head_circuits",
         "heads",
+        "logit_attribution",
+        "logit_lens",
+        "memory",
         "maps",
         "metrics",
         "pairs",
         "patched_patterns",
         "patching",
-        "prompts",
         "pictures",
+        "progress",
+        "prompts",
         "report",
         "results",
         "statistics",

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,15 +16,6 @@ from interp import pictures
 
 PACKAGES = ("interp", "torch", "transformers", "transformer-lens", "numpy", "pandas", "xarray")
 """Packages whose versions a run records."""
-
-
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Wraps the steps of a long computation and shows how far it is; takes (steps, description)."""
-
-
-def no_progress(steps: Sequence[Any], description: str) -> Iterable[Any]:  # noqa: ARG001
-    """Show nothing."""
-    return steps
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ ROWS = (
     Row(
         modules=(
             "interp.errors",
+            "interp.memory",
+            "interp.progress",
             "interp.model.formula",
             "interp.model.hooks",
             "interp.model.config",
@@ -85,9 +87,10 @@ ROWS = (
             "interp.tiny.evaluate",
             "interp.tiny.card",
             "interp.tiny.train",
-            "interp.results",
-            "interp.patched_patterns",
             "interp.pairs",
+            "interp.results",
+            "interp.derivatives",
+            "interp.patched_patterns",
             "interp.prompts.templates",
             "interp.prompts.prompt_pairs",
             "interp.prompts.drawing",
@@ -101,6 +104,8 @@ ROWS = (
     Row(
         modules=(
             "interp.statistics",
+            "interp.base_run",
+            "interp.continuation",
             "interp.branches",
             "interp.patching",
             "interp.ablation",
@@ -112,7 +117,7 @@ ROWS = (
             "interp.heads",
             "interp.head_circuits",
         ),
-        shared=("interp.branches",),
+        shared=("interp.base_run", "interp.continuation", "interp.branches"),
     ),
     Row(
         modules=(

@@ -118,17 +118,21 @@ class Attention(nn.Module):
         q, k, v = at("attn.hook_q", q), at("attn.hook_k", k), at("attn.hook_v", v)
         if past is not None:
             k, v = past.extend(self.layer, k, v)
-        looked_at = at.wants("attn.hook_attn_scores") or at.wants("attn.hook_pattern")
-        openly = looked_at or (self.upcast and q.dtype.itemsize < 4)
-        z = (
-            self._attend_openly(q, k, v, at, key_mask)
-            if openly
-            else self._attend(q, k, v, key_mask)
-        )
-        z = at("attn.hook_z", z)
+        z = at("attn.hook_z", self.mix(q, k, v, at, key_mask))
         if at.wants("attn.hook_result"):
             result = einsum(z, self.W_O, "b p head d_head, head d_head d_model -> b p head d_model")
             return at("attn.hook_result", result).sum(dim=-2) + self.b_O
+        return self.project(z)
+
+    def mix(self, q: Heads, k: Keys, v: Keys, at: BlockHooks, key_mask: KeyMask | None) -> Heads:
+        """z: values mixed by attention, for queries that are the last of the keys' positions."""
+        looked_at = at.wants("attn.hook_attn_scores") or at.wants("attn.hook_pattern")
+        if looked_at or (self.upcast and q.dtype.itemsize < 4):
+            return self._attend_openly(q, k, v, at, key_mask)
+        return self._attend(q, k, v, key_mask)
+
+    def project(self, z: Heads) -> Resid:
+        """What the heads write together: `z W_O + b_O`."""
         W_O = rearrange(self.W_O, "head d_head d_model -> d_model (head d_head)")
         return F.linear(rearrange(z, "b p head d_head -> b p (head d_head)"), W_O, self.b_O)
 

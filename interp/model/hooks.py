@@ -306,6 +306,11 @@ def requested(request: Request) -> Iterator[None]:
         _requests.reset(token)
 
 
+def hooks_are_requested(model: object) -> bool:
+    """Whether this thread is inside a block that hooks this model."""
+    return any(request.model is model for request in _requests.get())
+
+
 def make_request(model: object, n_layers: int, fwd_hooks: HookList, bwd_hooks: HookList) -> Request:
     """Resolve names, wildcards and predicates of hook lists."""
 

@@ -1,0 +1,143 @@
+"""A run to branch from, and the edits that branches make.
+
+The base run is computed once, with everything that a later edit needs: the residual stream before
+and inside each block, queries, keys, values and what the heads read.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import HookError, PromptError
+from interp.metrics import Metric
+from interp.model.formula import at_least_float32
+from interp.model.gpt2 import HookedGPT2
+from interp.model.hooks import hooks_are_requested
+from interp.model.running import Resid, choose_positions
+from interp.model.tokens import TokenBatch
+
+Point = Literal[
+    "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"
+]  # fmt: skip
+"""What can be edited, in the order in which a block computes it."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One value that is replaced, at the same positions of several examples."""
+
+    point: Point
+    layer: int
+    positions: tuple[int, ...]
+    """Ascending."""
+    values: Float[Tensor, "example pos width"]
+    """What is put there; width is d_model, or d_head at q, k, v and z."""
+    head: int | None = None
+    """At q, k, v and z."""
+
+
+class Part(NamedTuple):
+    """A branch on examples whose metric reads the same positions."""
+
+    cell: int
+    examples: tuple[int, ...]
+    start: int
+    reads: tuple[int, ...]
+    """Positions that the metric reads, ascending."""
+    edits: tuple[Edit, ...]
+
+    @property
+    def first_layer(self) -> int:
+        """Where it begins; edits are in order."""
+        return self.edits[0].layer
+
+    @property
+    def n_rows(self) -> int:
+        """Positions computed in a layer, for each example."""
+        return self.reads[-1] + 1 - self.start
+
+    def of(self, chosen: slice) -> "Part":
+        """The same for some of the examples."""
+        edits = tuple(
+            Edit(e.point, e.layer, e.positions, e.values[chosen], e.head) for e in self.edits
+        )
+        return self._replace(examples=self.examples[chosen], edits=edits)
+
+
+class BaseRun:
+    """A run to branch from: all that its layers read, and the metric of it.
+
+    Args:
+        batch: Prompts padded on the right.
+        stream: The residual stream to start from, instead of the prompts' embeddings.
+
+    Raises:
+        HookError: inside a `model.hooks` block, whose hooks branches would not see.
+        PromptError: the metric of the run is not finite (names the examples).
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, model: HookedGPT2, batch: TokenBatch, metric: Metric, stream: Resid | None = None
+    ) -> None:
+        if hooks_are_requested(model):
+            raise HookError(
+                "A sweep makes its own edits of the model as it is. Leave the model.hooks block."
+            )
+        self.model, self.batch, self.metric = model, batch, metric
+        n_layers = model.cfg.n_layers
+        kinds = ("hook_resid_pre", "hook_resid_mid", *(f"attn.hook_{x}" for x in "qkvz"))
+        names = [f"blocks.{layer}.{kind}" for layer in range(n_layers) for kind in kinds]
+        last = f"blocks.{n_layers - 1}.hook_resid_post"
+        _, cache = model.run_with_cache(
+            batch if stream is None else stream,
+            names_filter=[*names, last],
+            return_type=None,
+            start_at_layer=None if stream is None else 0,
+        )
+        self.streams = [cache["resid_pre", layer] for layer in range(n_layers)] + [cache[last]]
+        """The residual stream before each layer, and after the last."""
+        self.mids = [cache["resid_mid", layer] for layer in range(n_layers)]
+        """The stream between attention and MLP of each layer."""
+        self.q, self.k, self.v, self.z = (
+            [cache[letter, layer] for layer in range(n_layers)] for letter in "qkvz"
+        )
+        place = torch.arange(batch.tokens.shape[1], device=model.cfg.device)
+        places = place.expand(len(batch.tokens), -1)[..., None].float()
+        reads = choose_positions(places, metric.positions, batch.attention_mask)
+        self.reads = reads[..., 0].long()
+        """Positions that the metric reads: `example chosen`."""
+        everyone = torch.arange(len(batch.tokens), device=model.cfg.device)
+        rows = self.streams[-1][everyone[:, None], self.reads]
+        self.value = self.metric_of(rows, everyone)
+        """The metric of the run itself, per example."""
+        wrong = (~self.value.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            raise PromptError(f"The metric {metric.name} is not finite in examples {wrong[:5]}.")
+
+    def metric_of(
+        self, stream: Float[Tensor, "batch chosen d_model"], examples: Int[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """The metric, from the final residual stream at the positions that it reads."""
+        unembed, metric = self.model.unembed, self.metric.of_examples(examples)
+        normalized = self.model.ln_final(stream)
+        ids = metric.vocab_ids
+        if ids is None:
+            return metric.of_read(at_least_float32(unembed(normalized)))
+        _check_vocabulary(ids, unembed.weight.shape[0])
+        ids = ids.to(stream.device).expand(len(stream), -1)
+        read = einsum(
+            normalized, unembed.weight[ids], "b chosen d_model, b read d_model -> b chosen read"
+        )
+        if unembed.b_U is not None:
+            read = read + unembed.b_U[ids][:, None]
+        return metric.of_read(at_least_float32(read))
+
+
+def _check_vocabulary(ids: Int[Tensor, "batch read"], n_logits: int) -> None:
+    if int(ids.max()) >= n_logits:
+        raise PromptError(f"The metric reads token {int(ids.max())}; the model has {n_logits}.")

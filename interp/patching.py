@@ -1,0 +1,273 @@
+"""Activation patching: put one run's activations into another, and see what the output does.
+
+A sweep patches each place alone: every layer and position, or every layer and head. Denoising puts
+values of the clean run into the corrupted run (what restores the behaviour?), noising the reverse
+(what breaks it?). Source: Vig et al. 2020, arXiv:2004.12265; Wang et al. 2022, arXiv:2211.00593.
+All patches of a sweep are branches of one run (`interp.branches`): exact, and much less work than
+one forward pass each.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.base_run import BaseRun, Edit, Point
+from interp.branches import Branch, Outcome, evaluate
+from interp.errors import PromptError
+from interp.metrics import Metric
+from interp.model import formula
+from interp.model.gpt2 import HookedGPT2
+from interp.model.hooks import BlockHooks, Hooks, full_name
+from interp.model.tokens import Prompt
+from interp.pairs import TokenPairs, token_pairs
+from interp.progress import Progress, no_progress
+from interp.results import patched_dataset
+
+StreamSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+"""Patched by layer and position."""
+HeadSite = Literal["z", "q", "k", "v", "pattern"]
+"""Patched by layer and head, at all positions together or (not `pattern`) by position."""
+STREAM_SITES, HEAD_SITES = get_args(StreamSite), get_args(HeadSite)
+POINTS: dict[str, Point] = {
+    **{site: site for site in STREAM_SITES},
+    **{"z": "z", "q": "z", "pattern": "z", "k": "k", "v": "v"},
+}
+"""Where the engine edits: a patched query or pattern is a patched z."""
+Component = tuple[int, int | str]
+"""A head as (layer, head), or an MLP as (layer, "mlp")."""
+Values = Sequence[Float[Tensor, "example pos *width"]]
+"""What is patched in, for each layer."""
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""Examples, and the positions at which they are patched together."""
+
+
+@torch.no_grad()
+def sweep(
+    model: HookedGPT2,
+    clean: Prompt,
+    corrupted: Prompt,
+    site: str,
+    metric: Metric,
+    direction: str = "denoising",
+    positions: Sequence[int] | None = None,
+    *,
+    per_position: bool = False,
+    window: int = 1,
+    max_memory: int | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """Patch each place alone, and measure each example.
+
+    Args:
+        clean, corrupted: Prompts of equal token length per pair; row i of one belongs to row i of
+            the other.
+        site: A `StreamSite` or a `HeadSite`.
+        metric: What is measured, for each example.
+        direction: "denoising" (clean values into the corrupted run) or "noising".
+        positions: Where to patch; everywhere by default.
+        per_position: Patch z, q, k or v of a head at each position alone.
+        window: Patch this many neighbouring layers together, centred on `layer` (causal tracing,
+            Meng et al. 2022, arXiv:2202.05262).
+        max_memory: Bytes for what is computed together; see `branches.evaluate`.
+        progress: Shows how far it is; what it no longer asks for stays NaN, and the result is
+            marked `partial`.
+
+    Returns:
+        `patched` over (`layer`, `pos`, `example`), (`layer`, `head`, `example`), or all four, in
+        the metric's unit; NaN beyond a prompt's end. `clean` and `corrupted`, the metric of the
+        unpatched runs, over `example`. Tokens are the coordinates `clean_token` and
+        `corrupted_token`.
+
+    Raises:
+        PromptError: pairs that cannot be compared, an unknown site or direction, a position out
+            of range, a metric that is not finite, too little memory for one branch.
+    """
+    _check_site(site, per_position, window, model.cfg.n_layers)
+    pairs = token_pairs(model, clean, corrupted)
+    chosen = checked_positions(pairs, positions)
+    base = BaseRun(model, pairs.base(direction), metric)
+    other, point, values = _source(base, pairs, direction, site)
+    by_position = site in STREAM_SITES or per_position
+    heads = range(model.cfg.n_heads) if site in HEAD_SITES else None
+    dims = {"layer": range(model.cfg.n_layers)}
+    dims |= {"head": heads} if heads else {}
+    dims |= {"pos": chosen} if by_position else {}
+    places = [places_of(pairs, [p]) for p in chosen] if by_position else [places_of(pairs, chosen)]
+    branches = list(_branches(point, values, heads or [None], places, window))
+    n_cells = torch.Size(map(len, dims.values())).numel()
+    outcome = evaluate(base, branches, n_cells, max_memory=max_memory, progress=progress)
+    dataset = _dataset(base, other, pairs, direction, dims, outcome)
+    return dataset.assign_attrs(site=site, window=window)
+
+
+@torch.no_grad()
+def patch_together(
+    model: HookedGPT2,
+    clean: Prompt,
+    corrupted: Prompt,
+    groups: Mapping[str, Sequence[Component]],
+    metric: Metric,
+    direction: str = "denoising",
+    positions: Sequence[int] | None = None,
+    *,
+    max_memory: int | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """Patch several heads (their z) and MLPs (their output) at the same time.
+
+    Args:
+        groups: Components that are patched together, by a name; the rest as in `sweep`.
+
+    Returns:
+        `patched` over (`group`, `example`), with `clean` and `corrupted` as in `sweep`.
+
+    Raises:
+        PromptError: as `sweep`; also a component that the model does not have.
+    """
+    pairs = token_pairs(model, clean, corrupted)
+    chosen = checked_positions(pairs, positions)
+    base = BaseRun(model, pairs.base(direction), metric)
+    other, _, z = _source(base, pairs, direction, "z")
+    *_, mlp_out = _source(base, pairs, direction, "mlp_out")
+    branches = []
+    for cell, components in enumerate(groups.values()):
+        for place in places_of(pairs, chosen):
+            edits = []
+            for layer, part in sorted(components, key=str):
+                check_component(model, layer, part)
+                head = None if part == "mlp" else part
+                point, values = ("mlp_out", mlp_out) if head is None else ("z", z)
+                edits.append(_edit(point, layer, values[layer], place, head))
+            branches.append(Branch(cell, place[0], tuple(edits)))
+    outcome = evaluate(base, branches, len(groups), max_memory=max_memory, progress=progress)
+    dims = {"group": list(groups)}
+    return _dataset(base, other, pairs, direction, dims, outcome)
+
+
+def check_component(model: HookedGPT2, layer: int, part: int | str) -> None:
+    """Raise PromptError for a head or MLP that the model does not have."""
+    cfg = model.cfg
+    known = part == "mlp" or (isinstance(part, int) and 0 <= part < cfg.n_heads)
+    if not known or not 0 <= layer < cfg.n_layers:
+        raise PromptError(
+            f"({layer}, {part!r}) is no head or MLP of this model. Layers are 0-"
+            f"{cfg.n_layers - 1}, heads 0-{cfg.n_heads - 1}; an MLP is (layer, 'mlp')."
+        )
+
+
+def checked_positions(pairs: TokenPairs, positions: Sequence[int] | None) -> list[int]:
+    """Positions to patch, ascending; all by default.
+
+    Raises:
+        PromptError: one is out of range.
+    """
+    n_positions = pairs.clean.tokens.shape[1]
+    if positions is None:
+        return list(range(n_positions))
+    outside = [p for p in positions if not 0 <= p < n_positions]
+    if outside or not positions:
+        raise PromptError(
+            f"Positions {outside or 'to patch are missing'}: the prompts have positions "
+            f"0-{n_positions - 1}."
+        )
+    return sorted(set(positions))
+
+
+def places_of(pairs: TokenPairs, positions: Sequence[int]) -> list[Place]:
+    """Examples by which of these positions are theirs and can matter.
+
+    Before the first differing token both runs are the same, and after its end a prompt is padding.
+    """
+    together: dict[tuple[int, ...], list[int]] = {}
+    ends = pairs.clean.lengths.tolist()
+    for example, first in enumerate(pairs.first_difference.tolist()):
+        own = tuple(p for p in positions if first <= p < ends[example])
+        if own:
+            together.setdefault(own, []).append(example)
+    return [(tuple(examples), own) for own, examples in together.items()]
+
+
+def _check_site(site: str, per_position: bool, window: int, n_layers: int) -> None:
+    if site not in STREAM_SITES + HEAD_SITES:
+        raise PromptError(
+            f"There is no site {site!r}. By layer and position: {', '.join(STREAM_SITES)}; by "
+            f"layer and head: {', '.join(HEAD_SITES)}."
+        )
+    if per_position and site == "pattern":
+        raise PromptError("A pattern belongs to query and key positions; use z, q, k or v.")
+    if not 1 <= window <= n_layers:
+        raise PromptError(f"window is {window}; use 1 to {n_layers} layers.")
+
+
+def _source(
+    base: BaseRun, pairs: TokenPairs, direction: str, site: str
+) -> tuple[Float[Tensor, " example"], Point, Values]:
+    """The source run's metric, and what it puts where."""
+    model = base.model
+    layers = range(model.cfg.n_layers)
+    logits, cache = model.run_with_cache(
+        pairs.source(direction),
+        names_filter=[full_name(site, layer) for layer in layers],
+        positions=base.metric.positions,
+    )
+    assert isinstance(logits, Tensor)
+    values = [cache[site, layer] for layer in layers]
+    if site == "q":
+        no_hooks = [BlockHooks(Hooks(model), layer) for layer in layers]
+        values = [
+            model.blocks[layer].attn.mix(
+                values[layer], base.k[layer], base.v[layer], no_hooks[layer], None
+            )
+            for layer in layers
+        ]
+    if site == "pattern":
+        values = [formula.weighted_values(values[layer], base.v[layer]) for layer in layers]
+    return base.metric(logits), POINTS[site], values
+
+
+def _branches(
+    point: Point,
+    values: Values,
+    heads: Sequence[int | None],
+    places: Sequence[Sequence[Place]],
+    window: int,
+) -> Iterator[Branch]:
+    """One cell for each layer, head and set of positions."""
+    cell = 0
+    for layer in range(len(values)):
+        before = (window - 1) // 2
+        layers = range(max(0, layer - before), min(len(values), layer - before + window))
+        for head in heads:
+            for together in places:
+                for place in together:
+                    edits = [_edit(point, each, values[each], place, head) for each in layers]
+                    yield Branch(cell, place[0], tuple(edits))
+                cell += 1
+
+
+def _edit(point: Point, layer: int, values: Tensor, place: Place, head: int | None) -> Edit:
+    examples, positions = place
+    chosen = values if head is None else values[:, :, head]
+    return Edit(point, layer, positions, chosen[list(examples)][:, list(positions)], head)
+
+
+def _dataset(
+    base: BaseRun,
+    other: Float[Tensor, " example"],
+    pairs: TokenPairs,
+    direction: str,
+    dims: Mapping[str, Sequence[Any]],
+    outcome: Outcome,
+) -> xr.Dataset:
+    clean, corrupted = (other, base.value) if direction == "denoising" else (base.value, other)
+    values = outcome.values.clone()
+    if "pos" in dims:
+        beyond = torch.tensor(dims["pos"])[:, None] >= pairs.clean.lengths.cpu()
+        values[beyond.to(values.device).repeat(len(values) // len(beyond), 1)] = torch.nan
+    dataset = patched_dataset(base.model, pairs, base.metric, dims, values, clean, corrupted)
+    partial = int(not bool(outcome.finished.all()))
+    return dataset.assign_attrs(direction=direction, partial=partial)
