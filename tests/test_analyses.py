@@ -3,11 +3,12 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 import interp
-from analyses import black_cat, generate, heads, induction, sqrt_dk
+from analyses import black_cat, generate, heads, induction, logit_lens, sqrt_dk
 from interp import attention, load
 from interp.errors import PromptError
 from interp.metrics import logit_diff
@@ -236,6 +237,90 @@ def test_a_classifier_of_one_layer_has_a_catalogue_without_writing_and_listening
 def test_a_catalogue_lists_at_least_one_head_and_pair():
     with pytest.raises(PromptError, match="1 or more, got 0 and 5"):
         heads.run(top=0)
+
+
+@pytest.fixture(scope="module")
+def lens():
+    return logit_lens.run(n_prompts=20)
+
+
+def test_the_answer_appears_in_the_last_layer(lens):
+    one = section(lens, "One prompt, layer by layer")
+    assert one.table["rank of the answer"].iloc[[0, -1]].to_list() == [11, 1]
+    assert "is first from L3 mid on" in one.reading[1]
+    every = section(lens, "All prompts, layer by layer").table.set_index("condition")
+    assert every.loc["L3 post", "first in"] == 1
+    assert every.loc["L2 post", "high"] < 0.1 < every.loc["L3 mid", "low"]
+
+
+def test_the_parts_add_up_to_the_logit_difference(lens):
+    model, pairs = load(), interp.prompts.colour_binding(load(), 20, seed=0)
+    parts = section(lens, "What each part writes").table.set_index("component")
+    logits = model(model.to_batch(pairs.clean), positions="last")
+    expected = float(pairs.metric(model)(logits).mean())
+    assert parts["mean"].sum() == pytest.approx(expected, abs=1e-4)
+    heads_write = parts["mean"][parts["kind"] == "head"].sum()
+    by_place = section(lens, "Where the heads read it").table
+    assert by_place["mean"].sum() == pytest.approx(heads_write, abs=1e-4)
+    assert by_place["condition"][by_place["mean"].idxmax()] == "thing"
+
+
+def test_the_head_that_writes_is_not_the_one_that_is_needed(lens):
+    part = section(lens, "Is what writes what is needed?")
+    table = part.table.set_index(["layer", "head"])
+    assert table["writes"].idxmax() == (3, 1)
+    assert table["lost without it"].idxmax() == (1, 2)
+    assert "works through later layers" in part.reading[-1]
+    model, pairs = load(), interp.prompts.colour_binding(load(), 20, seed=0)
+    metric = pairs.metric(model)
+    without = model.run_with_hooks(
+        pairs.clean, interp.ablation.zero_heads([(1, 2)]), positions="last"
+    )
+    intact = model(model.to_batch(pairs.clean), positions="last")
+    lost = float((metric(intact) - metric(without)).mean())
+    assert table.loc[(1, 2), "lost without it"] == pytest.approx(lost, abs=1e-4)
+
+
+def test_one_head_can_be_both():
+    table = pd.DataFrame(
+        {"layer": [0, 1], "head": [0, 0], "writes": [1.0, 2.0], "lost without it": [0.0, 3.0]}
+    )
+    reading = logit_lens.ablation_section(table).reading
+    assert "also the one the answer depends on most" in reading[-1]
+    assert "L1H0 writes most (+2.00; without it +3.00 are lost)" in reading[1]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [
+        ([5, 1, 1], "first from L1 on"),
+        ([1, 3, 1], "first from L2 on"),
+        ([1, 1, 1], "first from L0 on"),
+        ([1, 1, 4], "not the model's answer here: it ends at rank 4"),
+    ],
+)
+def test_the_answer_is_first_from_where_it_stays_first(ranks, expected):
+    table = pd.DataFrame({"layer": ["L0", "L1", "L2"], "rank of the answer": ranks})
+    assert expected in logit_lens.first_place(table)
+
+
+@pytest.mark.parametrize("study", ["ioi", "induction"])
+def test_other_answers_can_be_followed(study):
+    report = logit_lens.run(study=study, n_prompts=2)
+    assert report.settings["study"] == study
+    assert len(report.sections) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"study": "poetry"}, "choose from colour_binding, ioi, induction"),
+        ({"n_prompts": 1}, "2 or more prompts, got 1"),
+    ],
+)
+def test_a_lens_needs_a_study_and_prompts(arguments, message):
+    with pytest.raises(PromptError, match=message):
+        logit_lens.run(**arguments)
 
 
 def test_score_variance_grows_with_d_k_only_without_the_factor():
