@@ -18,10 +18,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.base_run import BaseRun, Edit, Part
+from interp.base_run import BaseRun, Edit, Part, Point
 from interp.continuation import Continuation
 from interp.errors import PromptError
 from interp.memory import available_memory
+from interp.model.gpt2 import HookedGPT2
+from interp.pairs import Place
 from interp.progress import Progress, no_progress
 
 ROWS = 2048
@@ -38,6 +40,12 @@ class Branch:
     """Row of the result that this branch fills, for its examples."""
     examples: tuple[int, ...]
     edits: tuple[Edit, ...]
+
+
+Component = tuple[int, int | str]
+"""A head as (layer, head), or an MLP as (layer, "mlp")."""
+Values = Sequence[Float[Tensor, "example pos *width"]]
+"""What is patched in, for each layer."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +157,41 @@ def _bytes_needed(base: BaseRun, part: Part) -> int:
     if base.metric.vocab_ids is None:
         numbers += 4 * base.reads.shape[1] * cfg.d_vocab_out
     return numbers * max(base.streams[0].itemsize, 4)
+
+
+def check_component(model: HookedGPT2, layer: int, part: int | str) -> None:
+    """Raise PromptError for a head or MLP that the model does not have."""
+    cfg = model.cfg
+    known = part == "mlp" or (isinstance(part, int) and 0 <= part < cfg.n_heads)
+    if not known or not 0 <= layer < cfg.n_layers:
+        raise PromptError(
+            f"({layer}, {part!r}) is no head or MLP of this model. Layers are 0-"
+            f"{cfg.n_layers - 1}, heads 0-{cfg.n_heads - 1}; an MLP is (layer, 'mlp')."
+        )
+
+
+def grid(
+    point: Point,
+    values: Values,
+    heads: Sequence[int | None],
+    places: Sequence[Sequence[Place]],
+    window: int,
+) -> Iterator[Branch]:
+    """One cell for each layer, head and set of positions."""
+    cell = 0
+    for layer in range(len(values)):
+        before = (window - 1) // 2
+        layers = range(max(0, layer - before), min(len(values), layer - before + window))
+        for head in heads:
+            for together in places:
+                for place in together:
+                    edits = [edit_of(point, each, values[each], place, head) for each in layers]
+                    yield Branch(cell, place[0], tuple(edits))
+                cell += 1
+
+
+def edit_of(point: Point, layer: int, values: Tensor, place: Place, head: int | None) -> Edit:
+    """What a layer's values (`example pos [head] width`) put at a place."""
+    examples, positions = place
+    chosen = values if head is None else values[:, :, head]
+    return Edit(point, layer, positions, chosen[list(examples)][:, list(positions)], head)

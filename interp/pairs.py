@@ -5,9 +5,11 @@ of a batch may differ in length. Before the first token in which a pair differs,
 same, and no patch there can have an effect.
 """
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -17,6 +19,12 @@ from interp.model.tokens import Prompt, TokenBatch, visible
 
 Direction = Literal["denoising", "noising"]
 """Denoising patches clean values into the corrupted run; noising, corrupted ones into the clean."""
+
+
+Positions = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""Shared by all examples; or named, each with a position for every example; or all."""
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""Examples, and the positions at which they are edited together."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +118,51 @@ def alignment(model: HookedGPT2, clean: list[int], corrupted: list[int]) -> str:
         for row, name in enumerate(("clean", "corrupted"))
     ]
     return "\n".join([f"They diverge at position {first}:", *(line.rstrip() for line in lines)])
+
+
+def chosen_positions(
+    pairs: TokenPairs, positions: Positions
+) -> dict[Hashable, Int[Tensor, " example"]]:
+    """Positions by their number or name, each as one position for every example.
+
+    Raises:
+        PromptError: one is out of range, or a named one does not fit the examples.
+    """
+    n_examples, n_positions = pairs.clean.tokens.shape
+    if positions is None:
+        positions = range(n_positions)
+    if isinstance(positions, Mapping):
+        columns: dict[Hashable, Tensor] = {n: torch.tensor(p) for n, p in positions.items()}
+        ends = pairs.clean.lengths.cpu()
+    else:
+        columns = {p: torch.tensor(p).expand(n_examples) for p in sorted(set(positions))}
+        ends = torch.tensor(n_positions)
+    if not columns:
+        raise PromptError("Positions to patch are missing; give at least one.")
+    for name, column in columns.items():
+        if column.shape != (n_examples,):
+            raise PromptError(
+                f"Position {name!r} has {column.numel()} values for {n_examples} examples."
+            )
+        outside = (column < 0) | (column >= ends)
+        if bool(outside.any()):
+            example = int(outside.nonzero()[0])
+            raise PromptError(
+                f"Position {name!r} is {int(column[example])} in example {example}; the prompt "
+                f"has positions 0-{int(ends.expand(n_examples)[example]) - 1}."
+            )
+    return columns
+
+
+def places_of(pairs: TokenPairs, columns: Sequence[Int[Tensor, " example"]]) -> list[Place]:
+    """Examples by which of these positions are theirs and can matter.
+
+    Before the first differing token both runs are the same, and after its end a prompt is padding.
+    """
+    together: dict[tuple[int, ...], list[int]] = {}
+    ends, own_positions = pairs.clean.lengths.tolist(), torch.stack(list(columns)).T.tolist()
+    for example, first in enumerate(pairs.first_difference.tolist()):
+        own = sorted({p for p in own_positions[example] if first <= p < ends[example]})
+        if own:
+            together.setdefault(tuple(own), []).append(example)
+    return [(tuple(examples), own) for own, examples in together.items()]

@@ -7,7 +7,7 @@ All patches of a sweep are branches of one run (`interp.branches`): exact, and m
 one forward pass each.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,15 +15,24 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.base_run import BaseRun, Edit, Point
-from interp.branches import Branch, Outcome, evaluate
+from interp.base_run import BaseRun, Point
+from interp.branches import (
+    Branch,
+    Component,
+    Outcome,
+    Values,
+    check_component,
+    edit_of,
+    evaluate,
+    grid,
+)
 from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model import formula
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import BlockHooks, Hooks, full_name
 from interp.model.tokens import Prompt
-from interp.pairs import TokenPairs, token_pairs
+from interp.pairs import Positions, TokenPairs, chosen_positions, places_of, token_pairs
 from interp.progress import Progress, no_progress
 from interp.results import patched_dataset
 
@@ -37,12 +46,6 @@ POINTS: dict[str, Point] = {
     **{"z": "z", "q": "z", "pattern": "z", "k": "k", "v": "v"},
 }
 """Where the engine edits: a patched query or pattern is a patched z."""
-Component = tuple[int, int | str]
-"""A head as (layer, head), or an MLP as (layer, "mlp")."""
-Values = Sequence[Float[Tensor, "example pos *width"]]
-"""What is patched in, for each layer."""
-Place = tuple[tuple[int, ...], tuple[int, ...]]
-"""Examples, and the positions at which they are patched together."""
 
 
 @torch.no_grad()
@@ -53,7 +56,7 @@ def sweep(
     site: str,
     metric: Metric,
     direction: str = "denoising",
-    positions: Sequence[int] | None = None,
+    positions: Positions = None,
     *,
     per_position: bool = False,
     window: int = 1,
@@ -68,7 +71,8 @@ def sweep(
         site: A `StreamSite` or a `HeadSite`.
         metric: What is measured, for each example.
         direction: "denoising" (clean values into the corrupted run) or "noising".
-        positions: Where to patch; everywhere by default.
+        positions: Where to patch: everywhere by default, or positions, or named positions (one for
+            each example), whose names become the coordinate `pos`.
         per_position: Patch z, q, k or v of a head at each position alone.
         window: Patch this many neighbouring layers together, centred on `layer` (causal tracing,
             Meng et al. 2022, arXiv:2202.05262).
@@ -88,19 +92,20 @@ def sweep(
     """
     _check_site(site, per_position, window, model.cfg.n_layers)
     pairs = token_pairs(model, clean, corrupted)
-    chosen = checked_positions(pairs, positions)
+    chosen = chosen_positions(pairs, positions)
     base = BaseRun(model, pairs.base(direction), metric)
     other, point, values = _source(base, pairs, direction, site)
     by_position = site in STREAM_SITES or per_position
     heads = range(model.cfg.n_heads) if site in HEAD_SITES else None
     dims = {"layer": range(model.cfg.n_layers)}
     dims |= {"head": heads} if heads else {}
-    dims |= {"pos": chosen} if by_position else {}
-    places = [places_of(pairs, [p]) for p in chosen] if by_position else [places_of(pairs, chosen)]
-    branches = list(_branches(point, values, heads or [None], places, window))
+    dims |= {"pos": list(chosen)} if by_position else {}
+    at = [[column] for column in chosen.values()] if by_position else [list(chosen.values())]
+    places = [places_of(pairs, columns) for columns in at]
+    branches = list(grid(point, values, heads or [None], places, window))
     n_cells = torch.Size(map(len, dims.values())).numel()
     outcome = evaluate(base, branches, n_cells, max_memory=max_memory, progress=progress)
-    dataset = _dataset(base, other, pairs, direction, dims, outcome)
+    dataset = _dataset(base, other, pairs, direction, chosen, dims, outcome)
     return dataset.assign_attrs(site=site, window=window)
 
 
@@ -112,7 +117,7 @@ def patch_together(
     groups: Mapping[str, Sequence[Component]],
     metric: Metric,
     direction: str = "denoising",
-    positions: Sequence[int] | None = None,
+    positions: Positions = None,
     *,
     max_memory: int | None = None,
     progress: Progress = no_progress,
@@ -129,66 +134,23 @@ def patch_together(
         PromptError: as `sweep`; also a component that the model does not have.
     """
     pairs = token_pairs(model, clean, corrupted)
-    chosen = checked_positions(pairs, positions)
+    chosen = chosen_positions(pairs, positions)
     base = BaseRun(model, pairs.base(direction), metric)
     other, _, z = _source(base, pairs, direction, "z")
     *_, mlp_out = _source(base, pairs, direction, "mlp_out")
     branches = []
     for cell, components in enumerate(groups.values()):
-        for place in places_of(pairs, chosen):
+        for place in places_of(pairs, list(chosen.values())):
             edits = []
             for layer, part in sorted(components, key=str):
                 check_component(model, layer, part)
-                head = None if part == "mlp" else part
+                head = part if isinstance(part, int) else None
                 point, values = ("mlp_out", mlp_out) if head is None else ("z", z)
-                edits.append(_edit(point, layer, values[layer], place, head))
+                edits.append(edit_of(point, layer, values[layer], place, head))
             branches.append(Branch(cell, place[0], tuple(edits)))
     outcome = evaluate(base, branches, len(groups), max_memory=max_memory, progress=progress)
     dims = {"group": list(groups)}
-    return _dataset(base, other, pairs, direction, dims, outcome)
-
-
-def check_component(model: HookedGPT2, layer: int, part: int | str) -> None:
-    """Raise PromptError for a head or MLP that the model does not have."""
-    cfg = model.cfg
-    known = part == "mlp" or (isinstance(part, int) and 0 <= part < cfg.n_heads)
-    if not known or not 0 <= layer < cfg.n_layers:
-        raise PromptError(
-            f"({layer}, {part!r}) is no head or MLP of this model. Layers are 0-"
-            f"{cfg.n_layers - 1}, heads 0-{cfg.n_heads - 1}; an MLP is (layer, 'mlp')."
-        )
-
-
-def checked_positions(pairs: TokenPairs, positions: Sequence[int] | None) -> list[int]:
-    """Positions to patch, ascending; all by default.
-
-    Raises:
-        PromptError: one is out of range.
-    """
-    n_positions = pairs.clean.tokens.shape[1]
-    if positions is None:
-        return list(range(n_positions))
-    outside = [p for p in positions if not 0 <= p < n_positions]
-    if outside or not positions:
-        raise PromptError(
-            f"Positions {outside or 'to patch are missing'}: the prompts have positions "
-            f"0-{n_positions - 1}."
-        )
-    return sorted(set(positions))
-
-
-def places_of(pairs: TokenPairs, positions: Sequence[int]) -> list[Place]:
-    """Examples by which of these positions are theirs and can matter.
-
-    Before the first differing token both runs are the same, and after its end a prompt is padding.
-    """
-    together: dict[tuple[int, ...], list[int]] = {}
-    ends = pairs.clean.lengths.tolist()
-    for example, first in enumerate(pairs.first_difference.tolist()):
-        own = tuple(p for p in positions if first <= p < ends[example])
-        if own:
-            together.setdefault(own, []).append(example)
-    return [(tuple(examples), own) for own, examples in together.items()]
+    return _dataset(base, other, pairs, direction, chosen, dims, outcome)
 
 
 def _check_site(site: str, per_position: bool, window: int, n_layers: int) -> None:
@@ -229,45 +191,22 @@ def _source(
     return base.metric(logits), POINTS[site], values
 
 
-def _branches(
-    point: Point,
-    values: Values,
-    heads: Sequence[int | None],
-    places: Sequence[Sequence[Place]],
-    window: int,
-) -> Iterator[Branch]:
-    """One cell for each layer, head and set of positions."""
-    cell = 0
-    for layer in range(len(values)):
-        before = (window - 1) // 2
-        layers = range(max(0, layer - before), min(len(values), layer - before + window))
-        for head in heads:
-            for together in places:
-                for place in together:
-                    edits = [_edit(point, each, values[each], place, head) for each in layers]
-                    yield Branch(cell, place[0], tuple(edits))
-                cell += 1
-
-
-def _edit(point: Point, layer: int, values: Tensor, place: Place, head: int | None) -> Edit:
-    examples, positions = place
-    chosen = values if head is None else values[:, :, head]
-    return Edit(point, layer, positions, chosen[list(examples)][:, list(positions)], head)
-
-
 def _dataset(
     base: BaseRun,
     other: Float[Tensor, " example"],
     pairs: TokenPairs,
     direction: str,
+    chosen: Mapping[Any, Tensor],
     dims: Mapping[str, Sequence[Any]],
     outcome: Outcome,
 ) -> xr.Dataset:
     clean, corrupted = (other, base.value) if direction == "denoising" else (base.value, other)
     values = outcome.values.clone()
     if "pos" in dims:
-        beyond = torch.tensor(dims["pos"])[:, None] >= pairs.clean.lengths.cpu()
+        beyond = torch.stack([chosen[name] for name in dims["pos"]]) >= pairs.clean.lengths.cpu()
         values[beyond.to(values.device).repeat(len(values) // len(beyond), 1)] = torch.nan
-    dataset = patched_dataset(base.model, pairs, base.metric, dims, values, clean, corrupted)
+    dataset = patched_dataset(
+        base.model, pairs, base.metric, dims, values, clean, corrupted, chosen
+    )
     partial = int(not bool(outcome.finished.all()))
     return dataset.assign_attrs(direction=direction, partial=partial)

@@ -1,11 +1,12 @@
 """Labelled results: what every number carries, so that it can be traced to a model and a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.metrics import Metric
@@ -44,22 +45,31 @@ def patched_dataset(
     patched: Float[Tensor, "cell example"],
     clean: Float[Tensor, " example"],
     corrupted: Float[Tensor, " example"],
+    positions: Mapping[Hashable, Int[Tensor, " example"]],
 ) -> xr.Dataset:
     """`patched` over (`dims`, `example`), `clean` and `corrupted` over `example`, with tokens.
 
     Args:
         dims: Coordinates of each axis of a cell, in order; the last varies fastest.
+        positions: Each position that the axis `pos` names, for every example.
     """
     shape = (*map(len, dims.values()), len(clean))
     numbers = {"clean": clean, "corrupted": corrupted}
     coords: dict[str, Any] = {name: list(values) for name, values in dims.items()}
     for name, batch in (("clean_token", pairs.clean), ("corrupted_token", pairs.corrupted)):
         names = token_names(model, batch)
-        chosen = dims.get("pos", range(len(names[0])))
-        coords[name] = (("example", "pos"), [[row[p] for p in chosen] for row in names])
+        chosen = [positions[name] for name in dims["pos"]] if "pos" in dims else _all(batch)
+        coords[name] = (
+            ("example", "pos"),
+            [[row[int(column[i])] for column in chosen] for i, row in enumerate(names)],
+        )
     return xr.Dataset(
         {"patched": ((*dims, "example"), patched.reshape(shape).numpy(force=True))}
         | {name: ("example", value.numpy(force=True)) for name, value in numbers.items()},
         coords=coords,
         attrs={"metric": metric.name, "unit": metric.unit, **provenance(model)},
     )
+
+
+def _all(batch: TokenBatch) -> Int[Tensor, "pos example"]:
+    return torch.arange(batch.tokens.shape[1])[:, None].expand(-1, len(batch.tokens))

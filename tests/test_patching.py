@@ -188,6 +188,21 @@ def test_a_sweep_says_what_it_is(random_gpt2: HookedGPT2) -> None:
     assert dataset["corrupted_token"].values[1].tolist() == strings[2:4]
 
 
+def test_named_positions_are_each_examples_own(random_gpt2: HookedGPT2) -> None:
+    metric = metrics.logit_diff([5, 6], [9, 10])
+    ends = (random_gpt2.as_batch(CLEAN).lengths - 1).tolist()
+    named = {"END": ends, "before": [end - 1 for end in ends]}
+    by_name = patching.sweep(random_gpt2, CLEAN, CORRUPTED, "resid_pre", metric, positions=named)
+    by_number = patching.sweep(random_gpt2, CLEAN, CORRUPTED, "resid_pre", metric)
+    assert by_name["pos"].values.tolist() == ["END", "before"]
+    for example, end in enumerate(ends):
+        for name, position in (("END", end), ("before", end - 1)):
+            difference = by_name["patched"].sel(pos=name) - by_number["patched"].sel(pos=position)
+            assert float(abs(difference.isel(example=example)).max()) < TOLERANCE
+    together = patching.sweep(random_gpt2, CLEAN, CORRUPTED, "z", metric, positions=named)
+    assert together["patched"].dims == ("layer", "head", "example")
+
+
 def test_a_cancelled_sweep_is_marked_partial(random_gpt2: HookedGPT2) -> None:
     metric = metrics.logit_diff(5, 9)
     dataset = patching.sweep(
@@ -208,8 +223,13 @@ def test_a_cancelled_sweep_is_marked_partial(random_gpt2: HookedGPT2) -> None:
         ({"site": "resid"}, "There is no site 'resid'. By layer and position: resid_pre"),
         ({"site": "pattern", "per_position": True}, "use z, q, k or v"),
         ({"site": "z", "direction": "clean"}, "use 'denoising'"),
-        ({"site": "z", "positions": [1, 99]}, r"Positions \[99\]: the prompts have positions 0-"),
+        (
+            {"site": "z", "positions": [1, 99]},
+            "Position 99 is 99 in example 0; the prompt has positions 0-",
+        ),
         ({"site": "z", "positions": []}, "Positions to patch are missing"),
+        ({"site": "z", "positions": {"END": [1]}}, "Position 'END' has 1 values for 2 examples"),
+        ({"site": "z", "positions": {"END": [1, 15]}}, "'END' is 15 in example 1"),
         ({"site": "mlp_out", "window": 0}, "window is 0; use 1 to 3"),
     ],
 )
