@@ -4,6 +4,8 @@ import xarray as xr
 
 from interp import maps, pictures
 from interp.errors import PromptError
+from interp.metrics import logit_diff
+from interp.patching import sweep
 from tests.test_charts import rows
 
 NAN = float("nan")
@@ -125,6 +127,16 @@ def test_other_dims_and_fractions_without_a_gap_are_refused():
         maps.sweep_map(made(("group",), np.ones((2, 2))))
     with pytest.raises(PromptError, match="0 at example 1"):
         maps.sweep_map(BY_POSITION.assign(clean=("example", [4.0, 0.0])), "recovered_fraction")
+
+
+def test_a_sweep_of_the_model_is_drawn(random_gpt2):
+    metric = logit_diff(5, 6)
+    ds = sweep(random_gpt2, [[1, 2, 3, 4]], [[1, 9, 3, 4]], "z", metric, per_position=True)
+    chart = maps.sweep_map(ds)
+    table = {(row["layer"], row["head"], row["pos"]): row["value"] for row in rows(chart)}
+    expected = float((ds.patched - ds.corrupted).sel(layer=2, head=1, pos=3)[0])
+    assert table[2, 1, 3] == pytest.approx(expected)
+    assert "layer 2" in pictures.svg(chart)
 
 
 def lens(tokens, probs) -> xr.Dataset:
