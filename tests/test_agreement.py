@@ -50,9 +50,10 @@ def test_each_example_is_compared_by_itself_without_the_cells_it_does_not_have()
 
 
 def test_equal_values_share_their_rank():
-    effects = [[[1.0, 1.0], [1.0, 1.0]], [[2.0, 2.0], [3.0, 3.0]]]
-    other = [[[5.0, 5.0], [5.0, 5.0]], [[6.0, 6.0], [60.0, 60.0]]]
-    assert float(compare(sweep(effects), sweep(other)).spearman) == pytest.approx(1)
+    tied = [[[1.0, 1.0], [1.0, 1.0]], [[2.0, 2.0], [3.0, 3.0]]]
+    other = [[[6.0, 6.0], [5.0, 5.0]], [[7.0, 7.0], [60.0, 60.0]]]
+    spearman = float(compare(sweep(tied), sweep(other)).spearman)
+    assert spearman == pytest.approx(4.5 / (4.5 * 5) ** 0.5)  # ranks 1½ 1½ 3 4 and 2 1 3 4
 
 
 def test_the_worst_cells_come_first_with_their_places():
