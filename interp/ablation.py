@@ -1,18 +1,250 @@
-"""Removing a component's output: zero ablation of heads."""
+"""Removing components: what breaks when a head or an MLP no longer writes what it writes?
 
-from collections.abc import Iterable
+What takes the place of the output is always named:
 
+- zero: nothing. Far from what a head usually writes, so effects can be overstated.
+- mean: its mean over all positions of a reference set.
+- positional mean: its mean over the reference set at the same position, as the IOI study does with
+  prompts of one template (Wang et al. 2022, arXiv:2211.00593).
+- resample: what it writes at the same position of a random reference prompt.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import xarray as xr
+from einops import einsum
+from jaxtyping import Int
 from torch import Tensor
 
-from interp.model.hooks import Hook, HookFunction, NamesFilter, block_name
+from interp.base_run import BaseRun, Point
+from interp.branches import (
+    Branch,
+    Component,
+    Outcome,
+    Values,
+    check_component,
+    edit_of,
+    evaluate,
+    grid,
+)
+from interp.errors import PromptError
+from interp.metrics import Metric
+from interp.model.gpt2 import HookedGPT2
+from interp.model.hooks import Hook, HookFunction, NamesFilter, block_name, full_name
+from interp.model.tokens import Prompt, TokenBatch
+from interp.pairs import Place
+from interp.progress import Progress, no_progress
+from interp.results import provenance, token_names
+
+Kind = Literal["zero", "mean", "positional mean", "resample"]
+Of = Literal["heads", "mlps"]
+
+
+@torch.no_grad()
+def sweep(
+    model: HookedGPT2,
+    tokens: Prompt,
+    metric: Metric,
+    kind: str,
+    *,
+    of: str = "heads",
+    reference: Prompt | None = None,
+    per_position: bool = False,
+    seed: int = 0,
+    max_memory: int | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """Ablate every head (its z), or every MLP (its output), alone.
+
+    Args:
+        kind: "zero", "mean", "positional mean" or "resample".
+        of: "heads" or "mlps".
+        reference: Prompts whose values take the place; the tokens themselves by default. Not for
+            "zero".
+        per_position: Ablate at each position alone instead of at all together.
+        seed: Of the reference prompts that "resample" draws.
+
+    Returns:
+        `ablated` and `effect` (ablated - original, in the metric's unit) over (`layer`, `head`,
+        `example`), without `head` for MLPs, and with `pos` per position (NaN beyond a prompt's
+        end); `original` over `example`.
+
+    Raises:
+        PromptError: an unknown kind, or a reference that is too short for it.
+    """
+    if of not in get_args(Of):
+        raise PromptError(f"of is {of!r}; use 'heads' or 'mlps'.")
+    base = BaseRun(model, model.as_batch(tokens), metric)
+    point: Point = "z" if of == "heads" else "mlp_out"
+    values = replacements(base, point, kind, reference, seed)
+    n_positions = base.batch.tokens.shape[1]
+    everywhere = range(n_positions)
+    heads = range(model.cfg.n_heads) if of == "heads" else None
+    dims = {"layer": range(model.cfg.n_layers)}
+    dims |= {"head": heads} if heads else {}
+    dims |= {"pos": everywhere} if per_position else {}
+    together = [[p] for p in everywhere] if per_position else [everywhere]
+    places = [_places(base.batch, positions) for positions in together]
+    branches = list(grid(point, values, heads or [None], places, window=1))
+    n_cells = torch.Size(map(len, dims.values())).numel()
+    outcome = evaluate(
+        base, branches, n_cells, max_memory=max_memory, progress=progress, description="Ablating"
+    )
+    return _dataset(base, dims, outcome).assign_attrs(kind=kind, seed=seed)
+
+
+@torch.no_grad()
+def ablate_together(
+    model: HookedGPT2,
+    tokens: Prompt,
+    groups: Mapping[str, Sequence[Component]],
+    metric: Metric,
+    kind: str,
+    *,
+    reference: Prompt | None = None,
+    seed: int = 0,
+    max_memory: int | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """Ablate the heads and MLPs of each group at the same time, at all positions.
+
+    Args:
+        groups: Components, as (layer, head) or (layer, "mlp"), by a name; the rest as in `sweep`.
+
+    Returns:
+        `ablated` and `effect` over (`group`, `example`); `original` over `example`.
+
+    Raises:
+        PromptError: as `sweep`; also a component that the model does not have.
+    """
+    base = BaseRun(model, model.as_batch(tokens), metric)
+    values = {p: replacements(base, p, kind, reference, seed) for p in ("z", "mlp_out")}
+    places = _places(base.batch, range(base.batch.tokens.shape[1]))
+    branches = []
+    for cell, components in enumerate(groups.values()):
+        for place in places:
+            edits = []
+            for layer, part in components:
+                check_component(model, layer, part)
+                head = part if isinstance(part, int) else None
+                point: Point = "mlp_out" if head is None else "z"
+                edits.append(edit_of(point, layer, values[point][layer], place, head))
+            branches.append(Branch(cell, place[0], tuple(edits)))
+    outcome = evaluate(
+        base, branches, len(groups), max_memory=max_memory, progress=progress,
+        description="Ablating",
+    )  # fmt: skip
+    return _dataset(base, {"group": list(groups)}, outcome).assign_attrs(kind=kind, seed=seed)
+
+
+def replacements(
+    base: BaseRun, point: str, kind: str, reference: Prompt | None, seed: int
+) -> Values:
+    """What takes the place of a value, at every position of the base run, for each layer."""
+    if kind not in get_args(Kind):
+        raise PromptError(f"There is no ablation {kind!r}; use {', '.join(get_args(Kind))}.")
+    model, shape = base.model, base.batch.tokens.shape
+    if kind == "zero":
+        if reference is not None:
+            raise PromptError("Zero ablation takes no reference.")
+        cfg = model.cfg
+        width = (cfg.n_heads, cfg.d_head) if point == "z" else (cfg.d_model,)
+        nothing = torch.zeros((), dtype=cfg.dtype, device=cfg.device)
+        return [nothing.expand(*shape, *width)] * cfg.n_layers
+    batch = base.batch if reference is None else model.as_batch(reference)
+    layers = range(model.cfg.n_layers)
+    names = [full_name(point, layer) for layer in layers]
+    _, cache = model.run_with_cache(batch, names_filter=names, return_type=None)
+    take = _chosen_rows(kind, base.batch, batch, seed)
+    return [take(cache[point, layer]) for layer in layers]
+
+
+def _chosen_rows(
+    kind: str, batch: TokenBatch, reference: TokenBatch, seed: int
+) -> Callable[[Tensor], Tensor]:
+    """How a reference value `reference pos ...` becomes one for `example pos ...`."""
+    n_examples, n_positions = batch.tokens.shape
+    mask = reference.attention_mask
+    if kind == "mean":
+        return lambda value: (
+            value[mask].mean(dim=0).expand(n_examples, n_positions, *value.shape[2:])
+        )
+    if reference is batch and n_examples == 1:
+        raise PromptError(f"A {kind} of one prompt is itself. Give a reference of other prompts.")
+    longest = int(batch.lengths.max())
+    if int(reference.lengths.max()) < longest:
+        raise PromptError(
+            f"A {kind} needs reference prompts of {longest} tokens; the longest has "
+            f"{int(reference.lengths.max())}. Use longer ones, or kind='mean'."
+        )
+    if kind == "positional mean":
+        share = mask / mask.sum(dim=0).clamp(min=1)
+
+        def mean(value: Tensor) -> Tensor:
+            weighted = einsum(value, share.to(value.dtype), "ref pos ..., ref pos -> pos ...")
+            return weighted[:n_positions].expand(n_examples, *weighted[:n_positions].shape)
+
+        return mean
+    rows = _drawn(batch, reference, seed)
+    return lambda value: value[rows, :n_positions]
+
+
+def _drawn(batch: TokenBatch, reference: TokenBatch, seed: int) -> Int[Tensor, " example"]:
+    """For each example a random reference prompt that is long enough, and not itself."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for example, length in enumerate(batch.lengths.tolist()):
+        fits = (reference.lengths >= length).cpu()
+        if reference is batch:
+            fits[example] = False
+        candidates = fits.nonzero().flatten()
+        if not len(candidates):
+            raise PromptError(
+                f"No reference prompt other than itself has the {length} tokens of example "
+                f"{example}. Give a reference, or kind='mean'."
+            )
+        rows.append(candidates[torch.randint(len(candidates), (), generator=generator)])
+    return torch.stack(rows).to(batch.tokens.device)
+
+
+def _places(batch: TokenBatch, positions: Sequence[int]) -> list[Place]:
+    """Examples by which of these positions they have."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for example, length in enumerate(batch.lengths.tolist()):
+        own = tuple(p for p in positions if p < length)
+        if own:
+            together.setdefault(own, []).append(example)
+    return [(tuple(examples), own) for own, examples in together.items()]
+
+
+def _dataset(base: BaseRun, dims: Mapping[str, Sequence[Any]], outcome: Outcome) -> xr.Dataset:
+    values = outcome.values
+    if "pos" in dims:
+        beyond = torch.arange(len(dims["pos"]), device=values.device)[:, None] >= base.batch.lengths
+        values = values.masked_fill(beyond.repeat(len(values) // len(beyond), 1), torch.nan)
+    shape, axes = (*map(len, dims.values()), len(base.value)), (*dims, "example")
+    ablated = values.reshape(shape)
+    return xr.Dataset(
+        {
+            "original": ("example", base.value.numpy(force=True)),
+            "ablated": (axes, ablated.numpy(force=True)),
+            "effect": (axes, (ablated - base.value).numpy(force=True)),
+        },
+        coords={name: list(values) for name, values in dims.items()}
+        | {"token": (("example", "token_pos"), token_names(base.model, base.batch))},
+        attrs={
+            "metric": base.metric.name,
+            "unit": base.metric.unit,
+            "partial": int(not bool(outcome.finished.all())),
+            **provenance(base.model),
+        },
+    )
 
 
 def zero_heads(heads: Iterable[tuple[int, int]]) -> list[tuple[NamesFilter, HookFunction]]:
-    """Forward hooks that replace the z of each (layer, head) by zero.
-
-    Zero is far from what a head usually writes, so effects can be overstated; see the literature
-    on mean and resample ablation (Wang et al. 2022, arXiv:2211.00593).
-    """
+    """Forward hooks that replace the z of each (layer, head) by zero, for runs of your own."""
     return [_zero_head(layer, head) for layer, head in heads]
 
 

@@ -1,7 +1,18 @@
+"""Ablations against plain hooked runs that put the replacement in place by hand."""
+
+import pytest
 import torch
 
+from interp import ablation, metrics
 from interp.ablation import zero_heads
+from interp.errors import PromptError
+from interp.model.gpt2 import HookedGPT2
+from interp.model.hooks import block_name
 from tests.comparison import assert_close
+
+TEXTS = ["The cat is black.", "I love the color black, I hope", "I love the cat"]
+REFERENCE = ["When Mary and John went to the store", "I hope someday to have a cat like that"]
+TOLERANCE = 1e-4
 
 
 def test_zeroing_heads_removes_exactly_their_part_of_the_output(random_gpt2):
@@ -21,3 +32,121 @@ def test_zeroing_heads_removes_exactly_their_part_of_the_output(random_gpt2):
 def test_no_heads_change_nothing(random_gpt2):
     tokens = torch.tensor([[3, 7, 5]])
     assert torch.equal(random_gpt2.run_with_hooks(tokens, zero_heads([])), random_gpt2(tokens))
+
+
+def replacement(model: HookedGPT2, kind: str, name: str) -> torch.Tensor:
+    """What each kind puts in place for TEXTS, from REFERENCE, written out position by position."""
+    batch, reference = model.as_batch(TEXTS), model.as_batch(REFERENCE)
+    value = model.run_with_cache(TEXTS)[1][name]
+    other = model.run_with_cache(REFERENCE)[1][name]
+    real = [(r, p) for r, n in enumerate(reference.lengths.tolist()) for p in range(n)]
+    replaced = torch.zeros_like(value)
+    for example, length in enumerate(batch.lengths.tolist()):
+        for position in range(length):
+            same = [other[r, p] for r, p in real if p == position]
+            if kind == "mean":
+                replaced[example, position] = torch.stack([other[r, p] for r, p in real]).mean(0)
+            elif kind == "positional mean":
+                replaced[example, position] = torch.stack(same).mean(0)
+    return replaced
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "positional mean"])
+@pytest.mark.parametrize("of", ["heads", "mlps"])
+def test_ablations_equal_hooked_runs(random_gpt2: HookedGPT2, kind: str, of: str) -> None:
+    metric = metrics.logit_diff([5, 6, 7], [9, 10, 11])
+    given = None if kind == "zero" else REFERENCE
+    dataset = ablation.sweep(random_gpt2, TEXTS, metric, kind, of=of, reference=given)
+    original = metric(random_gpt2(TEXTS, positions="last"))
+    assert_close(torch.tensor(dataset["original"].values), original)
+    for layer in range(3):
+        name = block_name(layer, "attn.hook_z" if of == "heads" else "hook_mlp_out")
+        new = replacement(random_gpt2, kind, name)
+        for head in range(4) if of == "heads" else [None]:
+            where = (slice(None), slice(None), *([] if head is None else [head]))
+
+            def put(value, hook, where=where, new=new):
+                value[where] = new[where]
+
+            logits = random_gpt2.run_with_hooks(TEXTS, [(name, put)], positions="last")
+            cell = dataset.sel(layer=layer) if head is None else dataset.sel(layer=layer, head=head)
+            measured = torch.tensor(cell["ablated"].values)
+            assert (measured - metric(logits)).abs().max() < TOLERANCE
+            effect = torch.tensor(cell["effect"].values)
+            assert (effect - (metric(logits) - original)).abs().max() < TOLERANCE
+
+
+def test_resampling_takes_the_values_of_one_other_prompt(random_gpt2: HookedGPT2) -> None:
+    metric = metrics.logit(5)
+    dataset = ablation.sweep(
+        random_gpt2, TEXTS, metric, "resample", reference=REFERENCE[1:], seed=3
+    )
+    other = random_gpt2.run_with_cache(REFERENCE[1])[1]["z", 1]
+    length = random_gpt2.as_batch(TEXTS).tokens.shape[1]
+
+    def put(value, hook):
+        value[:, :, 2] = other[:, :length, 2]
+
+    logits = random_gpt2.run_with_hooks(TEXTS, [("blocks.1.attn.hook_z", put)], positions="last")
+    measured = torch.tensor(dataset["ablated"].sel(layer=1, head=2).values)
+    assert (measured - metric(logits)).abs().max() < TOLERANCE
+
+
+def test_resampling_among_the_prompts_never_takes_a_prompt_for_itself(
+    random_gpt2: HookedGPT2,
+) -> None:
+    texts = ["The cat is black.", "The cat is black!"]
+    for seed in range(3):
+        dataset = ablation.sweep(random_gpt2, texts, metrics.logit(5), "resample", seed=seed)
+        assert float(abs(dataset["effect"].sel(layer=1)).max()) > 0
+
+
+def test_positions_are_ablated_alone(random_gpt2: HookedGPT2) -> None:
+    metric = metrics.logit(5)
+    dataset = ablation.sweep(random_gpt2, TEXTS, metric, "zero", of="mlps", per_position=True)
+    lengths = random_gpt2.as_batch(TEXTS).lengths
+
+    def put(value, hook):
+        value[:, 3] = 0
+
+    logits = random_gpt2.run_with_hooks(TEXTS, [("blocks.0.hook_mlp_out", put)], positions="last")
+    measured = torch.tensor(dataset["ablated"].sel(layer=0, pos=3).values)
+    assert (measured - metric(logits)).abs().max() < TOLERANCE
+    missing = torch.tensor(dataset["ablated"].sel(layer=0).values.T).isnan()
+    assert torch.equal(missing.sum(dim=1), lengths.max() - lengths)
+
+
+def test_groups_are_ablated_together(random_gpt2: HookedGPT2) -> None:
+    metric = metrics.logit(5)
+    groups = {"heads": [(0, 1), (2, 2)], "mixed": [(1, "mlp"), (1, 0)], "none": []}
+    dataset = ablation.ablate_together(random_gpt2, TEXTS, groups, metric, "zero")
+    logits = random_gpt2.run_with_hooks(TEXTS, zero_heads(groups["heads"]), positions="last")
+    measured = torch.tensor(dataset["ablated"].sel(group="heads").values)
+    assert (measured - metric(logits)).abs().max() < TOLERANCE
+
+    def put(value, hook):
+        value[:] = 0
+
+    hooks = [*zero_heads([(1, 0)]), ("blocks.1.hook_mlp_out", put)]
+    logits = random_gpt2.run_with_hooks(TEXTS, hooks, positions="last")
+    measured = torch.tensor(dataset["ablated"].sel(group="mixed").values)
+    assert (measured - metric(logits)).abs().max() < TOLERANCE
+    assert float(abs(dataset["effect"].sel(group="none")).max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        (TEXTS, {"kind": "half"}, "no ablation 'half'; use zero, mean, positional mean, resample"),
+        (TEXTS, {"kind": "zero", "of": "neurons"}, "use 'heads' or 'mlps'"),
+        (TEXTS, {"kind": "zero", "reference": REFERENCE}, "takes no reference"),
+        (TEXTS[:1], {"kind": "positional mean"}, "of one prompt is itself"),
+        (TEXTS, {"kind": "positional mean", "reference": ["I"]}, "the longest has 2"),
+        (TEXTS, {"kind": "resample"}, r"No reference prompt other than itself has the \d+ tokens"),
+    ],
+)
+def test_what_cannot_be_ablated_is_an_error(
+    random_gpt2: HookedGPT2, texts: list[str], options: dict, message: str
+) -> None:
+    with pytest.raises(PromptError, match=message):
+        ablation.sweep(random_gpt2, texts, metrics.logit(5), **options)
