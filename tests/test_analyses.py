@@ -179,6 +179,7 @@ def test_the_induction_circuit_is_found_in_scores_weights_and_tokens(catalogue):
     assert "L2H3 5 of 5" in written.reading[-1]
     looked_for = section(catalogue, "What they look for (QK)").table
     keys = looked_for.loc[looked_for["head"] == "L1H2", "key_token"]
+    assert len(keys) == 5
     assert set(keys) <= {f"·{colour}" for colour in WORDS["colours"]}
 
 
@@ -193,21 +194,21 @@ def test_compositions_are_the_highest_of_each_kind(catalogue):
 
 
 @pytest.mark.parametrize(
-    ("sender", "induction_score", "k", "expected"),
+    ("sender", "induction_and_copying", "k", "expected"),
     [
-        ((0, 1), 0.9, 0.4, "rank 1 of 2 earlier heads.*The prediction holds"),
-        ((0, 1), 0.9, 0.1, "rank 2 of 2 earlier heads.*does not hold"),
-        ((0, 1), 0.2, 0.4, "does not hold"),
-        ((1, 1), 0.9, 0.4, "does not stand before"),
+        ((0, 1), (0.9, 0.9), 0.4, "rank 1 of 2 earlier heads.*The prediction holds"),
+        ((0, 1), (0.9, 0.9), 0.1, "rank 2 of 2 earlier heads.*does not hold"),
+        ((0, 1), (0.2, 0.9), 0.4, "does not hold"),
+        ((0, 1), (0.9, 0.2), 0.4, "does not hold"),
+        ((1, 1), (0.9, 0.9), 0.4, "does not stand before"),
     ],
 )
 def test_the_verdict_on_the_induction_circuit_follows_the_numbers(
-    sender, induction_score, k, expected
+    sender, induction_and_copying, k, expected
 ):
-    heads_of_two_layers = {"layer": [0, 1], "head": [0, 1]}
     scores = xr.DataArray(
-        np.full((2, 2, 2), induction_score),
-        {"kind": ["induction", "ov_copying"]} | heads_of_two_layers,
+        np.broadcast_to(np.array(induction_and_copying)[:, None, None], (2, 2, 2)),
+        {"kind": ["induction", "ov_copying"], "layer": [0, 1], "head": [0, 1]},
         ("kind", "layer", "head"),
     )
     into = xr.DataArray(
@@ -230,6 +231,7 @@ def test_a_classifier_of_one_layer_has_a_catalogue_without_writing_and_listening
     titles = {part.title for part in report.sections}
     assert not titles & {"Which heads listen to which", "What they write (OV)"}
     assert "ov_copying" not in set(section(report, "The first heads of each kind").table["kind"])
+    assert len(section(report, "All heads").charts) == len(interp.heads.KINDS) - 1
     page = report.write(tmp_path / "report", command="interp run heads")
     assert (page.parent / "all_heads.csv").is_file()
 
