@@ -241,7 +241,7 @@ class Reading:
 
 def _check_cache(cache: ActivationCache, model: HookedGPT2, batch: TokenBatch) -> None:
     expected = model.embed(batch.tokens)
-    if not cache.has_batch_dim or not torch.equal(cache["hook_embed"], expected):
+    if not torch.equal(cache["hook_embed"], expected):
         raise PromptError(
             "The cache is not of these tokens: its hook_embed must hold their embeddings, "
             f"{list(expected.shape)}. Pass the tokens that it was made with, or no cache."
