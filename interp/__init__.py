@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from interp import heads as heads
     from interp import logit_attribution as logit_attribution
     from interp import logit_lens as logit_lens
-    from interp import memory as memory
     from interp import maps as maps
+    from interp import memory as memory
     from interp import metrics as metrics
     from interp import pairs as pairs
     from interp import patched_patterns as patched_patterns
     from interp import patching as patching
+    from interp import path_patching as path_patching
     from interp import pictures as pictures
     from interp import progress as progress
     from interp import prompts as prompts
@@ -70,6 +71,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "pairs",
         "patched_patterns",
         "patching",
+        "path_patching",
         "pictures",
         "progress",
         "prompts",
