@@ -9,6 +9,7 @@ from interp import logit_lens as lens
 from interp.errors import PromptError
 from interp.logit_attribution import decompose
 from interp.metrics import logit_diff
+from interp.model.config import ModelConfig
 from interp.model.gpt2 import HookedGPT2
 from interp.model.weights import fold_layer_norm
 
@@ -160,6 +161,14 @@ def test_tokens_that_no_tokenizer_knows_are_shown_as_ids(random_gpt2):
     ds = lens.logit_lens(bare, TOKENS, 77, positions=[0])
     assert (ds.answer == "<77>").all()
     assert ds.prompt_token.values.tolist() == [["2"], ["10"]]
+
+
+def test_a_classifiers_classes_are_shown_as_numbers(tokenizer):
+    sizes = {"n_layers": 1, "n_heads": 2, "d_model": 8, "d_mlp": 8, "d_vocab": 340, "n_ctx": 16}
+    classifier = HookedGPT2(ModelConfig(**sizes, n_classes=2), tokenizer)
+    ds = lens.logit_lens(classifier, TOKENS, 1, n_top=2, positions="last")
+    assert set(ds.token.values.flatten()) == {"<0>", "<1>"}
+    assert (ds.answer == "<1>").all()
 
 
 def test_results_say_where_they_come_from(random_gpt2):
