@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.base_run import BaseRun, Edit
@@ -32,7 +32,14 @@ from interp.model.cache import ActivationCache
 from interp.model.gpt2 import Block, HookedGPT2
 from interp.model.hooks import BlockHooks, Hooks
 from interp.model.tokens import Prompt, TokenBatch
-from interp.pairs import Place, Positions, chosen_positions, places_of, token_pairs
+from interp.pairs import (
+    Place,
+    Positions,
+    TokenPairs,
+    chosen_positions,
+    places_of,
+    token_pairs,
+)
 from interp.progress import Progress, no_progress
 from interp.results import patched_dataset
 
@@ -79,16 +86,11 @@ def sweep(
     """
     pairs = token_pairs(model, clean, corrupted)
     senders = all_components(model) if senders is None else list(senders)
-    for layer, part in senders:
-        check_component(model, layer, part)
+    for sender in senders:
+        check_component(model, *sender)
     inputs = _checked_receivers(model, receivers)
     base = BaseRun(model, pairs.base(direction), metric)
-    if inputs:
-        columns = list(chosen_positions(pairs, positions).values())
-    elif positions is None:
-        columns = list(base.reads.T.cpu())
-    else:
-        raise PromptError('With receivers="logits" the metric says where the logits are read.')
+    columns = _columns(base, pairs, inputs, positions)
     other, source = _source(base, pairs.source(direction))
     wires = [
         wire
@@ -101,10 +103,8 @@ def sweep(
         else _through_logits(base, wires, len(senders))
     )
     sides = (other, base.value) if direction == "denoising" else (base.value, other)
-    names = [component_name(*sender) for sender in senders]
-    dataset = patched_dataset(
-        model, pairs, metric, {"sender": names}, outcome.values, *sides, positions={}
-    )
+    dims = {"sender": [component_name(*sender) for sender in senders]}
+    dataset = patched_dataset(model, pairs, metric, dims, outcome.values, *sides, positions={})
     return dataset.assign_coords(
         sender_layer=("sender", [layer for layer, _ in senders]),
         sender_part=("sender", [str(part) for _, part in senders]),
@@ -114,6 +114,17 @@ def sweep(
         mlps="frozen" if freeze_mlps else "recomputed",
         partial=int(not bool(outcome.finished.all())),
     )
+
+
+def _columns(
+    base: BaseRun, pairs: TokenPairs, inputs: Sequence[Receiver], positions: Positions
+) -> list[Int[Tensor, " example"]]:
+    """The positions at which the receivers read."""
+    if inputs:
+        return list(chosen_positions(pairs, positions).values())
+    if positions is not None:
+        raise PromptError('With receivers="logits" the metric says where the logits are read.')
+    return list(base.reads.T.cpu())
 
 
 def all_components(model: HookedGPT2) -> list[Component]:
