@@ -97,11 +97,8 @@ def sweep(
         for place in places_of(pairs, columns)
         for wire in _wires(base, source, senders, inputs, place, freeze_mlps)
     ]
-    outcome = (
-        _through_heads(base, wires, len(senders), max_memory, progress)
-        if inputs
-        else _through_logits(base, wires, len(senders))
-    )
+    through = _through_heads if inputs else _through_logits
+    outcome = through(base, wires, len(senders), max_memory, progress)
     sides = (other, base.value) if direction == "denoising" else (base.value, other)
     dims = {"sender": [component_name(*sender) for sender in senders]}
     dataset = patched_dataset(model, pairs, metric, dims, outcome.values, *sides, positions={})
@@ -276,10 +273,18 @@ def _through_heads(
     )  # fmt: skip
 
 
-def _through_logits(base: BaseRun, wires: Sequence[_Wire], n_senders: int) -> Outcome:
+def _through_logits(
+    base: BaseRun,
+    wires: Sequence[_Wire],
+    n_senders: int,
+    max_memory: int | None,  # noqa: ARG001  one stream at a time is the least there is
+    progress: Progress,
+) -> Outcome:
     """The metric of the streams that step 2 ends with."""
     values = base.value.repeat(n_senders, 1)
-    for wire in wires:
+    waiting = torch.bincount(torch.tensor([wire.cell for wire in wires]), minlength=n_senders)
+    for wire in progress(wires, "Patching paths"):
+        waiting[wire.cell] -= 1
         examples = torch.tensor(wire.place[0], device=values.device)
         stream = base.streams[-1][examples].clone()
         stream[:, list(wire.place[1])] = wire.final
@@ -287,4 +292,5 @@ def _through_logits(base: BaseRun, wires: Sequence[_Wire], n_senders: int) -> Ou
             torch.arange(len(examples), device=values.device)[:, None], base.reads[examples]
         ]
         values[wire.cell, examples] = base.metric_of(read, examples)
-    return Outcome(values, torch.ones(n_senders, dtype=torch.bool))
+    values[waiting.to(values.device) > 0] = torch.nan
+    return Outcome(values, waiting == 0)

@@ -120,6 +120,23 @@ def test_frozen_paths_to_the_logits_are_direct_attribution_of_the_difference() -
     assert abs(float(metric(logits)) - dataset["patched"].item()) < TOLERANCE
 
 
+@pytest.mark.parametrize("receivers", ["logits", [(2, 0, "q")]])
+def test_a_cancelled_sweep_keeps_what_is_finished(
+    random_gpt2: HookedGPT2, receivers: list[Receiver] | str
+) -> None:
+    def sweep(**options):
+        return path_patching.sweep(
+            random_gpt2, CLEAN, CORRUPTED, receivers=receivers, metric=metrics.logit(5), **options
+        )
+
+    whole = sweep()
+    part = sweep(max_memory=70_000, progress=lambda steps, _: steps[: len(steps) // 2])
+    done = part["patched"].notnull()
+    assert (whole.attrs["partial"], part.attrs["partial"]) == (0, 1)
+    assert 0 < int(done.sum()) < done.size
+    assert float(abs(part["patched"] - whole["patched"]).where(done, 0).max()) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
