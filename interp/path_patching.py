@@ -72,8 +72,7 @@ def sweep(
         senders: Heads as (layer, head), MLPs as (layer, "mlp"); all by default. One that does not
             come before a receiver cannot act on it: its effect is exactly zero.
         direction: "denoising" (clean values sent in the corrupted run) or "noising".
-        positions: Where the receivers' inputs are replaced; everywhere by default. As in
-            `patching.sweep`; for "logits" the metric says where.
+        positions: Where the receivers' inputs are replaced, as in `patching.sweep`.
         freeze_mlps: Keep MLPs at their base output in step 2, so that only the direct path counts;
             otherwise what MLPs pass on counts too.
 
@@ -283,7 +282,8 @@ def _through_logits(
     """The metric of the streams that step 2 ends with."""
     values = base.value.repeat(n_senders, 1)
     waiting = torch.bincount(torch.tensor([wire.cell for wire in wires]), minlength=n_senders)
-    for wire in progress(wires, "Patching paths"):
+    by_sender = sorted(wires, key=lambda wire: wire.cell)
+    for wire in progress(by_sender, "Patching paths"):
         waiting[wire.cell] -= 1
         examples = torch.tensor(wire.place[0], device=values.device)
         stream = base.streams[-1][examples].clone()
