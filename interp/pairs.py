@@ -21,8 +21,10 @@ Direction = Literal["denoising", "noising"]
 """Denoising patches clean values into the corrupted run; noising, corrupted ones into the clean."""
 
 
-Positions = Sequence[int] | Mapping[str, Sequence[int]] | None
-"""Shared by all examples; or named, each with a position for every example; or all."""
+NamedPositions = Mapping[str, Sequence[int] | Int[Tensor, " example"]]
+"""Each with a position for every example."""
+Positions = Sequence[int] | NamedPositions | None
+"""Shared by all examples; or named; or all."""
 Place = tuple[tuple[int, ...], tuple[int, ...]]
 """Examples, and the positions at which they are edited together."""
 
@@ -132,7 +134,7 @@ def chosen_positions(
     if positions is None:
         positions = range(n_positions)
     if isinstance(positions, Mapping):
-        columns: dict[Hashable, Tensor] = {n: torch.tensor(p) for n, p in positions.items()}
+        columns: dict[Hashable, Tensor] = {n: torch.as_tensor(p) for n, p in positions.items()}
         ends = pairs.clean.lengths.cpu()
     else:
         columns = {p: torch.tensor(p).expand(n_examples) for p in sorted(set(positions))}

@@ -6,7 +6,7 @@ import torch
 from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import TokenBatch
-from interp.pairs import token_pairs
+from interp.pairs import chosen_positions, token_pairs
 
 
 def test_pairs_know_where_they_first_differ(random_gpt2: HookedGPT2) -> None:
@@ -64,6 +64,15 @@ def test_prompts_that_are_no_pairs_are_an_error(
 ) -> None:
     with pytest.raises(PromptError, match=message):
         token_pairs(random_gpt2, clean, corrupted)
+
+
+def test_named_positions_may_be_tensors(random_gpt2: HookedGPT2) -> None:
+    pairs = token_pairs(random_gpt2, ["The cat", "I love"], ["The dog", "I hope"])
+    rows = {"word": [1, 2], "END": [2, 2]}
+    tensors = {name: torch.tensor(row) for name, row in rows.items()}
+    chosen = (chosen_positions(pairs, named) for named in (rows, tensors))
+    of_lists, of_tensors = ({k: v.tolist() for k, v in one.items()} for one in chosen)
+    assert of_lists == of_tensors == rows
 
 
 def test_an_unknown_direction_is_an_error(random_gpt2: HookedGPT2) -> None:
