@@ -67,7 +67,7 @@ def test_prompts_that_are_no_pairs_are_an_error(
 
 
 def test_named_positions_may_be_tensors(random_gpt2: HookedGPT2) -> None:
-    pairs = token_pairs(random_gpt2, ["The cat", "I love"], ["The dog", "I hope"])
+    pairs = token_pairs(random_gpt2, ["The cat", "I love"], ["The to", "I hope"])
     rows = {"word": [1, 2], "END": [2, 2]}
     tensors = {name: torch.tensor(row) for name, row in rows.items()}
     chosen = (chosen_positions(pairs, named) for named in (rows, tensors))
