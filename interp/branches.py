@@ -180,14 +180,25 @@ def grid(
     """One cell for each layer, head and set of positions."""
     cell = 0
     for layer in range(len(values)):
-        before = (window - 1) // 2
-        layers = range(max(0, layer - before), min(len(values), layer - before + window))
+        layers = window_around(layer, window, len(values))
         for head in heads:
             for together in places:
                 for place in together:
                     edits = [edit_of(point, each, values[each], place, head) for each in layers]
                     yield Branch(cell, place[0], tuple(edits))
                 cell += 1
+
+
+def window_around(layer: int, window: int, n_layers: int) -> range:
+    """Neighbouring layers, centred on `layer`; fewer at the ends of the model.
+
+    Raises:
+        PromptError: a window of no layer, or of more than there are.
+    """
+    if not 1 <= window <= n_layers:
+        raise PromptError(f"window is {window}; use 1 to {n_layers} layers.")
+    begin = layer - (window - 1) // 2
+    return range(max(0, begin), min(n_layers, begin + window))
 
 
 def edit_of(point: Point, layer: int, values: Tensor, place: Place, head: int | None) -> Edit:

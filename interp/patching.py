@@ -90,7 +90,7 @@ def sweep(
         PromptError: pairs that cannot be compared, an unknown site or direction, a position out
             of range, a metric that is not finite, too little memory for one branch.
     """
-    _check_site(site, per_position, window, model.cfg.n_layers)
+    _check_site(site, per_position)
     pairs = token_pairs(model, clean, corrupted)
     chosen = chosen_positions(pairs, positions)
     base = BaseRun(model, pairs.base(direction), metric)
@@ -153,7 +153,7 @@ def patch_together(
     return _dataset(base, other, pairs, direction, chosen, dims, outcome)
 
 
-def _check_site(site: str, per_position: bool, window: int, n_layers: int) -> None:
+def _check_site(site: str, per_position: bool) -> None:
     if site not in STREAM_SITES + HEAD_SITES:
         raise PromptError(
             f"There is no site {site!r}. By layer and position: {', '.join(STREAM_SITES)}; by "
@@ -161,8 +161,6 @@ def _check_site(site: str, per_position: bool, window: int, n_layers: int) -> No
         )
     if per_position and site == "pattern":
         raise PromptError("A pattern belongs to query and key positions; use z, q, k or v.")
-    if not 1 <= window <= n_layers:
-        raise PromptError(f"window is {window}; use 1 to {n_layers} layers.")
 
 
 def _source(
