@@ -1,10 +1,15 @@
 """Sweeps: the causal facts that need no reference, and agreement with plain hooked runs."""
 
 import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 import interp
 from interp import metrics, patching
@@ -13,9 +18,10 @@ from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook, full_name
-from interp.pairs import token_pairs
+from interp.model.tokens import TokenBatch
+from interp.pairs import TokenPairs, token_pairs
 from interp.tiny.language import held_out_examples
-from tests.plain_runs import plain_run
+from tests.plain_runs import plain_run, random_model
 
 TOLERANCE = 1e-4
 SITES = (*patching.STREAM_SITES, *patching.HEAD_SITES)
@@ -41,30 +47,47 @@ def binding(tiny: HookedGPT2) -> tuple[list[str], list[str], Metric]:
     return [e.text for e in same_length], [e.swapped_text for e in same_length], metric
 
 
-def plain_sweep(
-    model: HookedGPT2, site: str, metric: Metric, direction: str, layer: int, head: int | None,
-    position: int | None,
+@torch.no_grad()
+def plain_cell(
+    model: HookedGPT2, pairs: TokenPairs, site: str, metric: Metric, direction: str,
+    positions: Sequence[int] | None, cell: Mapping[str, int],
 ) -> torch.Tensor:  # fmt: skip
-    """One cell by a hooked forward pass; positions beyond a prompt's end are left alone."""
-    pairs = token_pairs(model, CLEAN, CORRUPTED)
-    base, source = pairs.base(direction), pairs.source(direction)
-    _, cache = model.run_with_cache(source, names_filter=full_name(site, layer))
+    """One cell of a sweep by a hooked forward pass."""
+    layer, head, position = cell["layer"], cell.get("head"), cell.get("pos")
+    everywhere = list(positions or range(pairs.clean.tokens.shape[1]))
+    _, cache = model.run_with_cache(pairs.source(direction), names_filter=full_name(site, layer))
+    other = cache[site, layer]
 
     def replace(value: torch.Tensor, hook: Hook) -> None:
-        other = cache[site, layer]
+        chosen = everywhere if position is None else [position]
         if site == "pattern":
-            value[:, head] = other[:, head]
-            return
-        where = slice(None) if position is None else position
-        if head is None:
-            value[:, where] = other[:, where]
+            value[:, head, chosen] = other[:, head, chosen]
+        elif head is None:
+            value[:, chosen] = other[:, chosen]
         else:
-            value[:, where, head] = other[:, where, head]
+            value[:, chosen, head] = other[:, chosen, head]
 
-    logits = model.run_with_hooks(
-        base, [(full_name(site, layer), replace)], positions=metric.positions
+    hooks = [(full_name(site, layer), replace)]
+    return metric(model.run_with_hooks(pairs.base(direction), hooks, positions=metric.positions))
+
+
+def assert_sweep_is_exact(
+    model: HookedGPT2, pairs: TokenPairs, site: str, metric: Metric, direction: str,
+    n_cells: int, **options: Any,
+) -> None:  # fmt: skip
+    """Compare up to `n_cells` cells, spread over the sweep, with plain runs."""
+    dataset = patching.sweep(
+        model, pairs.clean, pairs.corrupted, site, metric, direction, **options
     )
-    return metric(logits)
+    axes = dataset["patched"].dims[:-1]
+    cells = list(itertools.product(*(dataset[axis].values for axis in axes)))
+    for values in cells[:: 1 + len(cells) // n_cells]:
+        cell = {axis: int(value) for axis, value in zip(axes, values, strict=True)}
+        expected = plain_cell(model, pairs, site, metric, direction, options.get("positions"), cell)
+        measured = torch.tensor(dataset["patched"].sel(cell).values)
+        inside = cell.get("pos", 0) < pairs.clean.lengths
+        assert bool(measured[~inside].isnan().all())
+        assert bool(((measured - expected)[inside].abs() < TOLERANCE).all()), cell
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -75,22 +98,50 @@ def plain_sweep(
 def test_a_sweep_equals_one_hooked_forward_per_cell(
     random_gpt2: HookedGPT2, site: str, per_position: bool, direction: str
 ) -> None:
-    metric = metrics.logit_diff([5, 6], [9, 10])
-    dataset = patching.sweep(
-        random_gpt2, CLEAN, CORRUPTED, site, metric, direction, per_position=per_position
+    pairs, metric = token_pairs(random_gpt2, CLEAN, CORRUPTED), metrics.logit_diff([5, 6], [9, 10])
+    assert_sweep_is_exact(
+        random_gpt2, pairs, site, metric, direction, n_cells=15, per_position=per_position
     )
-    lengths = random_gpt2.as_batch(CLEAN).lengths
-    cells = list(itertools.product(*(dataset[d].values for d in dataset["patched"].dims[:-1])))
-    for cell in cells[:: 1 + len(cells) // 20]:
-        place = dict(zip(dataset["patched"].dims, map(int, cell), strict=False))
-        expected = plain_sweep(
-            random_gpt2, site, metric, direction, place["layer"], place.get("head"),
-            place.get("pos"),
-        )  # fmt: skip
-        measured = torch.tensor(dataset["patched"].sel(place).values)
-        inside = place.get("pos", 0) < lengths
-        assert bool(measured[~inside].isnan().all())
-        assert (measured - expected)[inside].abs().max() < TOLERANCE
+
+
+@st.composite
+def drawn_pairs(draw: st.DrawFn) -> TokenPairs:
+    """Right-padded pairs of lengths 2 to 9, each different from its partner somewhere."""
+    lengths = draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    clean = torch.randint(1, 30, (len(lengths), max(lengths)), generator=generator)
+    corrupted = clean.clone()
+    for row, length in enumerate(lengths):
+        for position in draw(st.sets(st.integers(0, length - 1), min_size=1)):
+            corrupted[row, position] = clean[row, position] % 29 + 1
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return TokenPairs(TokenBatch(clean, mask), TokenBatch(corrupted, mask))
+
+
+@hypothesis.settings(max_examples=60, phases=[hypothesis.Phase.generate])
+@given(data=st.data())
+def test_any_sweep_is_exact(data: st.DataObject) -> None:
+    n_layers, n_heads = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    model = random_model(data.draw(st.integers(0, 3)), n_layers, n_heads)
+    pairs = data.draw(drawn_pairs())
+    n = len(pairs.clean.tokens)
+    shortest = int(pairs.clean.lengths.min())
+    metric = data.draw(
+        st.sampled_from(
+            [
+                metrics.logit_diff(list(range(1, n + 1)), 9),
+                metrics.logprob(3, positions=data.draw(st.integers(0, shortest - 1))),
+                metrics.next_token_loss(pairs.clean),
+            ]
+        )
+    )
+    site = data.draw(st.sampled_from(SITES))
+    by_position = site in "zqkv" and data.draw(st.booleans())
+    some = data.draw(st.none() | st.sets(st.integers(0, shortest - 1), min_size=1))
+    assert_sweep_is_exact(
+        model, pairs, site, metric, data.draw(st.sampled_from(["denoising", "noising"])),
+        n_cells=6, per_position=by_position, positions=some and sorted(some),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("site", patching.STREAM_SITES)
