@@ -6,6 +6,7 @@ group, against the base run's keys and values before the first position.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -65,15 +66,16 @@ class Continuation:
         self.device = base.model.cfg.device
         self.no_hooks = Hooks(base.model)
         self.groups: dict[_Span, _Group] = {}
-        self.alive: set[int] = set()
-        self.first_id: list[int] = []
-        self.edits: dict[tuple[int, str], list[tuple[int, Edit]]] = {}
-        n = 0
+        self.begun: set[int] = set()
+        self.edits: dict[tuple[int, str], dict[int, list[Edit]]] = {}
+        sizes = [len(part.examples) for part in parts]
+        self.first_id = [0, *accumulate(sizes)]
+        self.owner = torch.arange(len(parts)).repeat_interleave(torch.tensor(sizes))
+        self.owner = self.owner.to(self.device)
         for index, part in enumerate(parts):
-            self.first_id.append(n)
-            n += len(part.examples)
             for edit in part.edits:
-                self.edits.setdefault((edit.layer, edit.point), []).append((index, edit))
+                here = self.edits.setdefault((edit.layer, edit.point), {})
+                here.setdefault(index, []).append(edit)
 
     def run(self) -> tuple[Tensor, Tensor, Float[Tensor, " branch"]]:
         """Cell, example and metric of each branch that changed anything."""
@@ -81,7 +83,7 @@ class Continuation:
         for layer in range(self.parts[0].first_layer, n_layers):
             self._set_stream(layer, "resid_pre", self.base.streams[layer])
             self._begin_inside_attention(layer)
-            settled = set(self.alive)
+            settled = set(self.begun)
             self._attention(layer)
             self._begin_after_attention(layer, settled)
             self._set_stream(layer, "resid_mid", self.base.mids[layer])
@@ -97,7 +99,7 @@ class Continuation:
         examples = torch.tensor(part.examples, device=self.device)
         ids = torch.arange(first, first + len(examples), device=self.device)
         span, own = _Span(part.start, part.reads, ()), None
-        if index in self.alive:
+        if index in self.begun:
             span, own = self._remove(index)
         wide = tuple(sorted({*span.positions, *positions}))
         rows = stream[examples][:, list(wide)]
@@ -109,15 +111,13 @@ class Continuation:
         """Take a live part, which has further edits, out of its group."""
         part = self.parts[index]
         for span, group in self.groups.items():
-            mine = self._rows_of(index, group.ids)
+            mine = self.owner[group.ids] == index
             if span.start == part.start and bool(mine.any()):
-                self.groups[span] = _Group(*(x[~mine] for x in group))
+                del self.groups[span]
+                if not bool(mine.all()):
+                    self._add(span, _Group(*(x[~mine] for x in group)))
                 return span, group.rows[mine]
         raise AssertionError("a branch with further edits is never dropped")
-
-    def _rows_of(self, index: int, ids: Int[Tensor, " branch"]) -> Bool[Tensor, " branch"]:
-        first = self.first_id[index]
-        return (ids >= first) & (ids < first + len(self.parts[index].examples))
 
     def _put(self, index: int, span: _Span, group: _Group, stream: Resid) -> None:
         """Add branches to the batch, without those that equal the base run for good."""
@@ -125,17 +125,19 @@ class Continuation:
             base = stream[group.examples][:, list(span.positions)]
             changed = (group.rows != base).flatten(1).any(dim=1)
             group = group if bool(changed.all()) else _Group(*(x[changed] for x in group))
-        self.alive.add(index)
+        self.begun.add(index)
         if len(group.ids):
             self._add(span, group)
 
     def _add(self, span: _Span, group: _Group) -> None:
         old = self.groups.get(span)
-        parts = zip(old, group, strict=True) if old is not None else ()
-        self.groups[span] = _Group(*map(torch.cat, parts)) if old is not None else group
+        both = None if old is None else zip(old, group, strict=True)
+        self.groups[span] = group if both is None else _Group(*map(torch.cat, both))
 
-    def _edits_at(self, layer: int, point: str) -> list[tuple[int, Edit]]:
-        return self.edits.get((layer, point), [])
+    def _edits_at(self, layer: int, point: str) -> Iterator[tuple[int, Edit]]:
+        for index, edits in self.edits.get((layer, point), {}).items():
+            for edit in edits:
+                yield index, edit
 
     # Edits
 
@@ -149,14 +151,14 @@ class Continuation:
         """Branches that begin with an edited query, key or value: no row of theirs differs yet."""
         for letter, values in (("q", self.base.q), ("k", self.base.k), ("v", self.base.v)):
             for index, edit in self._edits_at(layer, letter):
-                if index in self.alive:
+                if index in self.begun:
                     continue
                 span, group = self._take(index, (), self.base.streams[layer])
                 if len(self.parts[index].edits) == 1:
                     base = values[layer][group.examples][:, list(edit.positions), edit.head]
                     changed = (edit.values != base).flatten(1).any(dim=1)
                     group = _Group(*(x[changed] for x in group))
-                self.alive.add(index)
+                self.begun.add(index)
                 if len(group.ids):
                     self._add(span, group)
 
@@ -182,9 +184,11 @@ class Continuation:
         positions: Sequence[int],
     ) -> None:  # fmt: skip
         """Edit a value of live branches, whose second axis is these positions."""
-        for index, edit in self._edits_at(layer, point):
-            rows = self._rows_of(index, ids).nonzero().flatten()
-            if len(rows):
+        edits = self.edits.get((layer, point), {})
+        owners = self.owner[ids]
+        for index in owners.unique().tolist() if edits else ():
+            rows = (owners == index).nonzero().flatten()
+            for edit in edits.get(index, ()):
                 columns = [positions.index(position) for position in edit.positions]
                 head = [] if edit.head is None else [edit.head]
                 place = (rows[:, None], torch.tensor(columns, device=self.device), *head)
@@ -234,11 +238,12 @@ class Continuation:
         rows = torch.cat([group.rows.flatten(0, 1) for group in self.groups.values()])
         normalized = block.ln1(rows)
         weight, bias = block.attn.W_QKV, block.attn.b_QKV
-        last = layer == cfg.n_layers - 1
-        queried = self._queried_rows() if last else slice(None)
-        k, v = _project(normalized, weight[:, 1:], bias[1:]).unbind(dim=1)
-        q = k.new_zeros(k.shape)
-        q[queried] = _project(normalized[queried], weight[:, :1], bias[:1])[:, 0]
+        if layer < cfg.n_layers - 1:
+            q, k, v = _project(normalized, weight, bias).unbind(dim=1)
+        else:
+            k, v = _project(normalized, weight[:, 1:], bias[1:]).unbind(dim=1)
+            q, read = torch.zeros_like(k), self._rows_read()
+            q[read] = _project(normalized[read], weight[:, :1], bias[:1])[:, 0]
         done = 0
         for span, group in self.groups.items():
             shape = (len(group.ids), len(span.positions), cfg.n_heads, cfg.d_head)
@@ -247,15 +252,16 @@ class Continuation:
             yield _Member(span, group, *own)
             done += size
 
-    def _queried_rows(self) -> Bool[Tensor, " row"]:
-        """Which rows of the last layer the metric reads."""
-        read = [
-            torch.tensor([p in span.reads for p in span.positions], device=self.device)
-            .expand(len(group.ids), -1)
-            .flatten()
-            for span, group in self.groups.items()
-        ]
-        return torch.cat(read).bool()
+    def _rows_read(self) -> Bool[Tensor, " row"]:
+        """Which rows of the last layer the metric reads: only they are queries."""
+        return torch.cat(
+            [
+                torch.tensor(
+                    [position in span.reads for position in span.positions] * len(group.ids)
+                )
+                for span, group in self.groups.items()
+            ]
+        ).to(self.device, torch.bool)
 
     def _with_base(
         self, layer: int, first: int, examples: Int[Tensor, " branch"], members: list[_Member]
@@ -277,7 +283,7 @@ class Continuation:
     def _mlp(self, layer: int) -> None:
         """The MLP of all live branches; then those that begin with what the MLP writes."""
         block, at = self.model.blocks[layer], BlockHooks(self.no_hooks, layer)
-        born_before = set(self.alive)
+        born_before = set(self.begun)
         for index, edit in self._edits_at(layer, "mlp_out"):
             if index in born_before:
                 self._add(*self._take(index, edit.positions, self.base.mids[layer]))
@@ -300,12 +306,12 @@ class Continuation:
     # The metric
 
     def _measured(self) -> tuple[Tensor, Tensor, Float[Tensor, " branch"]]:
-        base, everything = self.base, [group for group in self.groups.values() if len(group.ids)]
-        cells = torch.tensor([p.cell for p in self.parts for _ in p.examples], device=self.device)
-        if not everything:
+        base, groups = self.base, self.groups.values()
+        cells = torch.tensor([part.cell for part in self.parts], device=self.device)
+        if not groups:
             nobody = torch.empty(0, dtype=torch.long, device=self.device)
             return nobody, nobody, base.value[:0]
-        ids, examples = (torch.cat([group[i] for group in everything]) for i in (0, 1))
+        ids, examples = (torch.cat([group[i] for group in groups]) for i in (0, 1))
         read = base.reads[examples]
         stream = base.streams[-1][examples[:, None], read]
         done = 0
@@ -314,7 +320,7 @@ class Continuation:
             for column, position in enumerate(span.positions):
                 here = read[rows] == position
                 stream[rows][here] = group.rows[:, column, None].expand_as(stream[rows])[here]
-        return cells[ids], examples, base.metric_of(stream, examples)
+        return cells[self.owner[ids]], examples, base.metric_of(stream, examples)
 
 
 def _project(
