@@ -254,14 +254,13 @@ class Continuation:
 
     def _rows_read(self) -> Bool[Tensor, " row"]:
         """Which rows of the last layer the metric reads: only they are queries."""
-        return torch.cat(
-            [
-                torch.tensor(
-                    [position in span.reads for position in span.positions] * len(group.ids)
-                )
-                for span, group in self.groups.items()
-            ]
-        ).to(self.device, torch.bool)
+        read = [
+            position in span.reads
+            for span, group in self.groups.items()
+            for _ in range(len(group.ids))
+            for position in span.positions
+        ]
+        return torch.tensor(read, dtype=torch.bool, device=self.device)
 
     def _with_base(
         self, layer: int, first: int, examples: Int[Tensor, " branch"], members: list[_Member]
