@@ -97,6 +97,7 @@ ROWS = (
             "interp.prompts.files",
             "interp.prompts.years",
             "interp.prompts.studies",
+            "interp.prompts.exchanges",
             "interp.prompts",
         ),
         shared=("*",),

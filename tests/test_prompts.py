@@ -251,9 +251,56 @@ def test_colours_and_things_stand_where_the_roles_say(model):
     assert tokens_at(model, pairs, "colour") == pairs.answers
     assert tokens_at(model, pairs, "other_colour") == pairs.wrong
     assert tokens_at(model, pairs, "thing") == tokens_at(model, pairs, "asked")
+    others = tokens_at(model, pairs, "other_thing")
+    assert {thing.strip() for thing in others} <= set(WORDS["things"])
+    asked = tokens_at(model, pairs, "asked")
+    assert not any(one == other for one, other in zip(asked, others, strict=True))
+    assert (pairs.roles["other_colour"] < pairs.roles["other_thing"]).all()
     assert (pairs.roles["colour"] < pairs.roles["thing"]).all()
     assert (pairs.roles["thing"] < pairs.roles["asked"]).all()
     assert set(tokens_at(model, pairs, "END")) == {" is"}
+
+
+@pytest.mark.parametrize("n_pairs", [2, 3])
+def test_the_things_or_the_question_can_be_exchanged_instead_of_the_colours(model, n_pairs):
+    pairs = prompts.colour_binding(model, N, n_pairs=n_pairs)
+    things = prompts.things_exchanged(model, pairs)
+    questions = prompts.question_exchanged(model, pairs)
+    assert (things.clean, things.answers, things.wrong) == (pairs.clean, pairs.answers, pairs.wrong)
+    asked, other = (tokens_at(model, pairs, role) for role in ("asked", "other_thing"))
+    for thing, another, swapped, question in zip(asked, other, things, questions, strict=True):
+        one, two = thing.strip(), another.strip()
+        assert sorted(changed_words(swapped)) == sorted([(one, two), (two, one)])
+        assert changed_words(question) == [(one, two)]
+        mentioned = [word for word in words(question.corrupted) if word in WORDS["things"]]
+        assert mentioned[-1] == two
+
+
+def test_one_thing_cannot_be_exchanged(model):
+    pairs = prompts.colour_binding(model, 2)
+    with pytest.raises(PromptError, match=r"There is no other_thing in .*two or more pairs"):
+        prompts.question_exchanged(model, pairs)
+
+
+def test_the_same_sentence_about_other_words(model):
+    pairs = prompts.colour_binding(model, N, n_pairs=2)
+    others = prompts.other_words(model, pairs)
+    for example in others:
+        for kind in ("colours", "things"):
+            before, after = (
+                [word for word in words(text) if word in WORDS[kind]]
+                for text in (example.clean, example.corrupted)
+            )
+            assert len(before) == len(after) >= 2
+            several = {w for w in before if len(model.to_str_tokens(f" {w}", False)) > 1}
+            assert {*before} & {*after} == several
+            assert len({*before}) == len({*after})
+        frame = [
+            {*change} <= {*WORDS["colours"], *WORDS["things"]} for change in changed_words(example)
+        ]
+        assert all(frame)
+    assert prompts.other_words(model, pairs) == others
+    assert prompts.other_words(model, pairs, seed=1) != others
 
 
 def test_more_colours_than_the_language_has_are_refused(embedded):

@@ -4,6 +4,9 @@ Every set is made for one model: its answers are single tokens there, its pairs 
 token, and for the embedded model every word is one that it learned.
 """
 
+from interp.prompts.exchanges import other_words as other_words
+from interp.prompts.exchanges import question_exchanged as question_exchanged
+from interp.prompts.exchanges import things_exchanged as things_exchanged
 from interp.prompts.files import from_file as from_file
 from interp.prompts.prompt_pairs import PromptPair as PromptPair
 from interp.prompts.prompt_pairs import PromptPairs as PromptPairs

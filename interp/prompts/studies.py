@@ -19,7 +19,12 @@ from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.prompts import templates
 from interp.prompts.drawing import checked, examples, last_position, single_tokens
-from interp.prompts.prompt_pairs import PromptPair, PromptPairs, reads_embedded_language
+from interp.prompts.prompt_pairs import (
+    PromptPair,
+    PromptPairs,
+    is_one_token,
+    reads_embedded_language,
+)
 from interp.tiny.language import SKILLS, Example, is_held_out
 from interp.tiny.lexicon import LIST_OPENINGS, LIST_WORDS, WORDS
 
@@ -91,7 +96,7 @@ def colour_binding(model: HookedGPT2, n: int, *, seed: int = 0, n_pairs: int = 1
 
     Returns:
         Pairs with roles colour (the answer's), thing (at its first mention, after its colour),
-        asked (in the question), END, and other_colour if there are more things.
+        asked (in the question), END, and other_colour and other_thing if there are more things.
     """
     skill = f"colour_binding_{n_pairs}"
     if skill not in SKILLS:
@@ -111,7 +116,11 @@ def colour_binding(model: HookedGPT2, n: int, *, seed: int = 0, n_pairs: int = 1
             "END": last_position(model, text),
         }
         if n_pairs > 1:
+            other = _first_thing(text.partition(example.wrong)[2])
+            if not is_one_token(model, f" {other}"):
+                return None
             roles["other_colour"] = model.find_word(text, example.wrong)
+            roles["other_thing"] = model.find_word(text, other)
         return PromptPair(text, example.swapped_text, example.answer, example.wrong, roles)
 
     single_tokens(model, WORDS["colours"], at_least=n_pairs + 1)
@@ -186,6 +195,10 @@ def gendered_pronoun(model: HookedGPT2, n: int, *, seed: int = 0) -> PromptPairs
 def _differing_words(text: str, other: str) -> set[str]:
     rows = (re.findall(r"\w+", prompt) for prompt in (text, other))
     return {word for pair in zip(*rows, strict=True) if len(set(pair)) > 1 for word in pair}
+
+
+def _first_thing(text: str) -> str:
+    return next(word for word in re.findall(r"\w+", text) if word in WORDS["things"])
 
 
 def _check_choice(name: str, chosen: str, choices: Sequence[str]) -> None:

@@ -1,0 +1,84 @@
+"""Colour prompts with one fact exchanged: which colour, which thing, or which question?
+
+`colour_binding` exchanges the colours. Exchanging the things, or what is asked, turns the answer
+into the same other colour by another fact, so that each study of the same prompts shows other parts
+of the model. All prompts keep their frame: clean and corrupted differ in these words only.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from random import Random
+
+from interp.errors import PromptError
+from interp.model.gpt2 import HookedGPT2
+from interp.prompts.prompt_pairs import PromptPair, PromptPairs, check, is_one_token
+from interp.tiny.lexicon import WORDS
+
+
+def things_exchanged(model: HookedGPT2, pairs: PromptPairs) -> PromptPairs:
+    """Corrupted, the asked thing and the other thing change places in the facts.
+
+    Raises:
+        PromptError: the prompts name one thing only.
+    """
+    return _corrupted(model, pairs, "things", {"thing": "other_thing", "other_thing": "thing"})
+
+
+def question_exchanged(model: HookedGPT2, pairs: PromptPairs) -> PromptPairs:
+    """Corrupted, the question is about the other thing.
+
+    Raises:
+        PromptError: the prompts name one thing only.
+    """
+    return _corrupted(model, pairs, "question", {"asked": "other_thing"})
+
+
+def other_words(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> PromptPairs:
+    """Corrupted, every colour and thing is another one, which the prompt does not have.
+
+    The same sentence about other things: what a component writes there knows the frame, and nothing
+    of the binding. A word that depends on a colour ("a cat so dark as that") stays, and so does one of several tokens.
+    """
+    random = Random(f"other words {seed}")
+    lists = [
+        [f" {word}" for word in WORDS[kind] if is_one_token(model, f" {word}")]
+        for kind in ("colours", "things")
+    ]
+
+    def exchanged(example: PromptPair) -> PromptPair:
+        pieces = model.to_str_tokens(example.clean, prepend_bos=False)
+        for words in lists:
+            here = [word for word in dict.fromkeys(pieces) if word in words]
+            unused = [word for word in words if word not in here]
+            instead = dict(zip(here, random.sample(unused, len(here)), strict=True))
+            pieces = [instead.get(piece, piece) for piece in pieces]
+        return replace(example, corrupted="".join(pieces))
+
+    return _checked(model, f"{pairs.name}, other words", map(exchanged, pairs))
+
+
+def _corrupted(
+    model: HookedGPT2, pairs: PromptPairs, name: str, sources: Mapping[str, str]
+) -> PromptPairs:
+    """Corrupted, each role has the token of another role of the clean prompt."""
+
+    def exchanged(example: PromptPair) -> PromptPair:
+        missing = [role for role in sources.values() if role not in example.roles]
+        if missing:
+            raise PromptError(
+                f"There is no {missing[0]} in {example.clean!r}; use two or more pairs."
+            )
+        pieces = model.to_str_tokens(example.clean)
+        clean = list(pieces)
+        for role, source in sources.items():
+            pieces[example.roles[role]] = clean[example.roles[source]]
+        n_bos = len(clean) - len(model.to_str_tokens(example.clean, prepend_bos=False))
+        return replace(example, corrupted="".join(pieces[n_bos:]))
+
+    return _checked(model, f"{pairs.name}, {name} exchanged", map(exchanged, pairs))
+
+
+def _checked(model: HookedGPT2, name: str, examples: Iterable[PromptPair]) -> PromptPairs:
+    pairs = PromptPairs(name, tuple(examples))
+    check(model, pairs)
+    return pairs
