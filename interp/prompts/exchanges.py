@@ -37,7 +37,8 @@ def other_words(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> Prom
     """Corrupted, every colour and thing is another one, which the prompt does not have.
 
     The same sentence about other things: what a component writes there knows the frame, and nothing
-    of the binding. A word that depends on a colour ("a cat so dark as that") stays, and so does one of several tokens.
+    of the binding. A word that depends on a colour ("a cat so dark as that") stays, and so does one
+    of several tokens.
     """
     random = Random(f"other words {seed}")
     lists = [
