@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from interp import attention as attention
     from interp import base_run as base_run
     from interp import branches as branches
+    from interp import causal_facts as causal_facts
     from interp import charts as charts
     from interp import continuation as continuation
     from interp import derivatives as derivatives
+    from interp import effects as effects
     from interp import errors as errors
     from interp import gradients as gradients
     from interp import head_circuits as head_circuits
@@ -56,9 +58,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "attention",
         "base_run",
         "branches",
+        "causal_facts",
         "charts",
         "continuation",
         "derivatives",
+        "effects",
         "errors",
         "gradients",
         "head_circuits",

@@ -123,6 +123,8 @@ ROWS = (
     Row(
         modules=(
             "interp.agreement",
+            "interp.effects",
+            "interp.causal_facts",
             "interp.circuits",
             "interp.faithfulness",
             "interp.store.spec",
