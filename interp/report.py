@@ -27,6 +27,13 @@ class Section:
     """Paragraphs composed from the numbers."""
     table: pd.DataFrame | None = None
     charts: tuple[alt.Chart | alt.LayerChart, ...] = ()
+    n_shown: int | None = None
+    """Rows of the table to show, if not all; the CSV has every row."""
+
+    @property
+    def shown(self) -> pd.DataFrame | None:
+        """The rows of the table to show."""
+        return self.table if self.table is None else self.table[: self.n_shown]
 
     @property
     def slug(self) -> str:

@@ -26,6 +26,20 @@ def test_numbers_are_written_in_full_as_csv(tmp_path):
     assert table["token"].to_list() == ["a", HOSTILE]
 
 
+def test_a_long_table_shows_its_first_rows_and_the_csv_has_them_all(tmp_path):
+    table = pd.DataFrame({"row": [f"row {i}" for i in range(30)]})
+    Report("t", "q", (Section("Rows", (), table, n_shown=4),)).write(tmp_path, command="x")
+    page = (tmp_path / "report.html").read_text()
+    assert "row 3<" in page
+    assert "row 4<" not in page
+    assert "4 of 30 rows; all are in rows.csv" in page
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == 30
+    Report("t", "q", (Section("Rows", (), table),)).write(tmp_path, command="x")
+    page = (tmp_path / "report.html").read_text()
+    assert "row 29<" in page
+    assert "all are in" not in page
+
+
 def test_each_chart_is_a_file_only_on_request(tmp_path):
     make_report().write(tmp_path, command="x")
     assert not list(tmp_path.glob("*.png"))
