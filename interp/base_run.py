@@ -17,7 +17,7 @@ from interp.metrics import Metric
 from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import hooks_are_requested
-from interp.model.running import Resid, choose_positions
+from interp.model.running import Resid, positions_in
 from interp.model.tokens import TokenBatch
 
 Point = Literal[
@@ -106,10 +106,7 @@ class BaseRun:
         self.q, self.k, self.v, self.z = (
             [cache[letter, layer] for layer in range(n_layers)] for letter in "qkvz"
         )
-        place = torch.arange(batch.tokens.shape[1], device=model.cfg.device)
-        places = place.expand(len(batch.tokens), -1)[..., None].float()
-        reads = choose_positions(places, metric.positions, batch.attention_mask)
-        self.reads = reads[..., 0].long()
+        self.reads = positions_in(batch, metric.positions)
         """Positions that the metric reads: `example chosen`."""
         everyone = torch.arange(len(batch.tokens), device=model.cfg.device)
         rows = self.streams[-1][everyone[:, None], self.reads]

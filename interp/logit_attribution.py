@@ -33,7 +33,7 @@ from interp.model.cache import ActivationCache
 from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook, HookFunction, block_name, select_names
-from interp.model.running import choose_positions
+from interp.model.running import positions_in
 from interp.model.tokens import Prompt, TokenBatch
 from interp.results import provenance, token_names
 
@@ -263,19 +263,13 @@ def _linear_ids(metric: Metric, n_examples: int) -> Int[Tensor, "example read"]:
 
 
 def _read_position(batch: TokenBatch, metric: Metric) -> Int[Tensor, " example"]:
-    n_examples, n_positions = batch.tokens.shape
-    where = metric.positions
-    if isinstance(where, Tensor) and len(where) == 1:
-        where = where.expand(n_examples, -1)
-    where = where.to(batch.tokens.device) if isinstance(where, Tensor) else where
-    place = torch.arange(n_positions, device=batch.tokens.device).expand(n_examples, -1)
-    chosen = choose_positions(place[..., None].float(), where, batch.attention_mask)
-    if where is None or chosen.shape[1] != 1:
+    chosen = positions_in(batch, metric.positions)
+    if metric.positions is None or chosen.shape[1] != 1:
         raise PromptError(
             f"Direct attribution reads one position of each prompt; {metric.name} reads "
             f'{chosen.shape[1]}. Say which: positions="last", a number, or a number for each.'
         )
-    return chosen[:, 0, 0].long()
+    return chosen[:, 0]
 
 
 def _written(

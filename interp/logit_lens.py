@@ -26,7 +26,7 @@ from interp.model import formula
 from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import block_name
-from interp.model.running import choose_positions
+from interp.model.running import positions_in
 from interp.model.tokens import Prompt, TokenBatch
 from interp.results import provenance, token_names
 
@@ -175,10 +175,7 @@ class Rows:
     def of(cls, model: HookedGPT2, tokens: Prompt, positions: Shown) -> "Rows":
         """Find the positions in each prompt."""
         batch = model.as_batch(tokens)
-        n_examples, n_positions = batch.tokens.shape
-        place = torch.arange(n_positions, device=batch.tokens.device).expand(n_examples, -1)
-        shown = choose_positions(place[..., None].float(), positions, batch.attention_mask)
-        shown = shown[..., 0].long()
+        shown = positions_in(batch, positions)
         if not shown.shape[1]:
             raise PromptError('positions is empty; name at least one, or use "last" or None.')
         return cls(model, batch, ["last"] if positions == "last" else shown[0].tolist(), shown)

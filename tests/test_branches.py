@@ -211,6 +211,13 @@ def test_a_metric_outside_the_vocabulary_is_an_error(random_gpt2: HookedGPT2) ->
         BaseRun(random_gpt2, random_gpt2.as_batch("I"), metrics.logit(340))
 
 
+def test_one_row_of_positions_serves_all_prompts(random_gpt2: HookedGPT2) -> None:
+    texts = ["The cat is black.", "I love the color"]
+    shared = BaseRun(random_gpt2, random_gpt2.as_batch(texts), metrics.logit(5, positions=[2]))
+    alone = [metrics.logit(5, positions=2)(random_gpt2(text)) for text in texts]
+    assert (shared.value - torch.cat(alone)).abs().max() < TOLERANCE
+
+
 def test_a_base_run_refuses_hooks(random_gpt2: HookedGPT2) -> None:
     with (
         pytest.raises(HookError, match=r"Leave the model\.hooks block"),

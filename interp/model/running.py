@@ -7,7 +7,7 @@ from typing import Literal, Self, TypedDict, Unpack
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from interp.errors import HookError, PromptError
@@ -24,11 +24,13 @@ from interp.model.hooks import (
     select_names,
 )
 from interp.model.key_values import KeyValueCache
-from interp.model.tokens import Prompt, TextInterface
+from interp.model.tokens import Prompt, TextInterface, TokenBatch
 
-Positions = int | Sequence[int] | Tensor | Literal["last"] | None
-"""Where logits are wanted: everywhere (None), shared positions, a row of positions per example
-(a tensor `batch chosen`), or each prompt's last real token."""
+SomePositions = int | Sequence[int] | Tensor | Literal["last"]
+"""Shared positions, a row of positions per example (a tensor `batch chosen`), or each prompt's last
+real token."""
+Positions = SomePositions | None
+"""Where logits are wanted; everywhere by default."""
 
 Resid = Float[Tensor, "batch pos d_model"]
 
@@ -73,9 +75,34 @@ def choose_positions(
     Raises:
         PromptError: a position is outside the prompt, or would count from the end of padding.
     """
-    n_positions = x.shape[1]
     if positions is None:
         return x
+    chosen = _places(x.new_empty(x.shape[:2]), positions, mask)
+    rows = repeat(chosen, "batch chosen -> batch chosen d_model", d_model=x.shape[2])
+    return x.gather(1, rows)
+
+
+def positions_in(batch: TokenBatch, positions: Positions) -> Int[Tensor, "batch chosen"]:
+    """The same positions by their numbers in each prompt; one row of a tensor serves all prompts.
+
+    Raises:
+        PromptError: as `choose_positions`.
+    """
+    if isinstance(positions, Tensor):
+        positions = positions.to(batch.tokens.device)
+        positions = positions.expand(len(batch.tokens), -1) if len(positions) == 1 else positions
+    everywhere = range(batch.tokens.shape[1])
+    chosen = list(everywhere) if positions is None else positions
+    return _places(batch.tokens, chosen, batch.attention_mask)
+
+
+def _places(
+    x: Shaped[Tensor, "batch pos"],
+    positions: SomePositions,
+    mask: Bool[Tensor, "batch key_pos"] | None,
+) -> Int[Tensor, "batch chosen"]:
+    """Positions of a tensor by number, counted from 0."""
+    n_positions = x.shape[1]
     if isinstance(positions, str):
         chosen = _last_positions(x, mask)
     elif isinstance(positions, Tensor):
@@ -97,11 +124,12 @@ def choose_positions(
         raise PromptError(
             'In a padded batch the last position is padding. Use positions="last", or count from 0.'
         )
-    rows = repeat(chosen % n_positions, "batch chosen -> batch chosen d_model", d_model=x.shape[2])
-    return x.gather(1, rows)
+    return chosen % n_positions
 
 
-def _last_positions(x: Resid, mask: Bool[Tensor, "batch key_pos"] | None) -> Int[Tensor, "batch 1"]:
+def _last_positions(
+    x: Shaped[Tensor, "batch pos"], mask: Bool[Tensor, "batch key_pos"] | None
+) -> Int[Tensor, "batch 1"]:
     if mask is None:
         return torch.full((len(x), 1), x.shape[1] - 1, device=x.device)
     order = torch.arange(mask.shape[1], device=x.device)
