@@ -192,12 +192,14 @@ def grid(
 def window_around(layer: int, window: int, n_layers: int) -> range:
     """Neighbouring layers, centred on `layer`; fewer at the ends of the model.
 
+    An even window has one more before than after, as in Meng et al. 2022, arXiv:2202.05262.
+
     Raises:
         PromptError: a window of no layer, or of more than there are.
     """
     if not 1 <= window <= n_layers:
         raise PromptError(f"window is {window}; use 1 to {n_layers} layers.")
-    begin = layer - (window - 1) // 2
+    begin = layer - window // 2
     return range(max(0, begin), min(n_layers, begin + window))
 
 
