@@ -23,7 +23,7 @@ from torch import Tensor
 from typer import Option
 
 import interp
-from interp import attention, charts
+from interp import attention, attention_edges, charts
 from interp.errors import PromptError
 from interp.metrics import Metric, logit_diff, prob
 from interp.model.gpt2 import HookedGPT2
@@ -131,7 +131,7 @@ def measure(
     answers, wrong = answer_ids(model, examples)
     probability, difference = prob(answers), logit_diff(answers, wrong)
     prompts = [example.text for example in examples]
-    control = attention.control_edges(model, prompts, layer, head, query_pos, key_pos)
+    control = attention_edges.control_edges(model, prompts, layer, head, query_pos, key_pos)
     places = tuple(control[x].values.tolist() for x in ("layer", "head", "query", "key"))
     edges = {
         AS_IS: [],
@@ -143,7 +143,7 @@ def measure(
     rows = []
     for condition in CONDITIONS:
         texts = [e.swapped_text for e in examples] if condition == SWAPPED else prompts
-        hooks = attention.cut_edges(edges[condition])
+        hooks = attention_edges.cut_edges(edges[condition])
         logits = model.run_with_hooks(texts, hooks, positions="last")
         assert isinstance(logits, Tensor)
         measured = zip(probability(logits).tolist(), difference(logits).tolist(), strict=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from interp import ablation as ablation
     from interp import agreement as agreement
     from interp import attention as attention
+    from interp import attention_edges as attention_edges
     from interp import base_run as base_run
     from interp import branches as branches
     from interp import causal_facts as causal_facts
@@ -56,6 +57,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ablation",
         "agreement",
         "attention",
+        "attention_edges",
         "base_run",
         "branches",
         "causal_facts",

@@ -1,82 +1,39 @@
 """One attention weight: where it comes from, and whether it matters.
 
-`explain` recomputes the weight from query and key to key step by step. `cut_edges` removes edges
-(the score is set to -inf, so the row renormalises: an attention knock-out), and `knockout` and
-`edge_effects` measure what that does to the output.
+`explain` recomputes the weight from query and key to key step by step. The others cut edges (the
+score is set to -inf, so the row renormalises: an attention knock-out) and measure what that does
+to the output: edges all together, each alone, or in a window of layers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import xarray as xr
-from einops import einsum
-from jaxtyping import Float, Int
+from einops import einsum, rearrange
+from jaxtyping import Float
 from torch import Tensor
 
+from interp.attention_edges import (
+    EVERY,
+    PATTERN,
+    Edge,
+    PlacedEdge,
+    TokenPosition,
+    check_positions,
+    cut_edges,
+    edges_between,
+    placed,
+)
+from interp.base_run import BaseRun, Edit
+from interp.branches import Branch, Outcome, evaluate, window_around
 from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model.gpt2 import HookedGPT2
-from interp.model.hooks import Hook, HookFunction, NamesFilter, block_name
+from interp.model.hooks import BlockHooks, Hooks, block_name
 from interp.model.tokens import Prompt
-
-TokenPosition = int | Sequence[int] | Int[Tensor, " example"]
-"""A position in the prompt; one for all examples, or one each."""
-Index = int | Sequence[int] | None
-"""A layer or head; one for all examples, or one each; `None` stands for every one."""
-Edge = tuple[Index, Index, TokenPosition, TokenPosition]
-"""(layer, head, query position, key position)."""
-
-SCORES = "attn.hook_attn_scores"
-PATTERN = "attn.hook_pattern"
-
-
-def cut_edges(edges: Iterable[Edge]) -> list[tuple[NamesFilter, HookFunction]]:
-    """Forward hooks that set the scores of these edges to -inf.
-
-    A position outside the prompt, or a query that would lose all its keys, is an error when they
-    run.
-    """
-    return [_cut(edge) for edge in edges]
-
-
-def _cut(edge: Edge) -> tuple[NamesFilter, HookFunction]:
-    layer, head, query, key = edge
-
-    def remove(scores: Tensor, hook: Hook) -> None:
-        example = torch.arange(len(scores))
-        places = [torch.as_tensor(position).long() for position in (query, key)]
-        _check_positions(*places, n_positions=scores.shape[-1])
-        queries, keys = (place.expand(len(scores)) for place in places)
-        if layer is not None:
-            here = torch.as_tensor(layer).expand(len(scores)) == hook.layer()
-            example, queries, keys = example[here], queries[here], keys[here]
-        heads = slice(None) if head is None else torch.as_tensor(head).expand(len(scores))[example]
-        scores[example, heads, queries, keys] = float("-inf")
-        if bool(scores[example, heads, queries].isneginf().all(dim=-1).any()):
-            raise PromptError(f"{hook.name}: cutting this edge leaves a query without any key.")
-
-    return (block_name(layer, SCORES) if isinstance(layer, int) else f"blocks.*.{SCORES}", remove)
-
-
-def _check_positions(queries: Tensor, keys: Tensor, n_positions: int) -> None:
-    for name, positions in (("query", queries), ("key", keys)):
-        if int(positions.min()) < 0 or int(positions.max()) >= n_positions:
-            raise PromptError(
-                f"The {name} position {positions.tolist()} is outside 0-{n_positions - 1}."
-            )
-    if bool((keys > queries).any()):
-        raise PromptError(
-            f"Key {keys.tolist()} comes after query {queries.tolist()}: GPT-2 never looks ahead."
-        )
-
-
-def _last_logits(
-    model: HookedGPT2, prompt: Prompt, edges: Iterable[Edge] = ()
-) -> Float[Tensor, "batch 1 d_vocab"]:
-    """Logits after each prompt's last real token, with some edges cut."""
-    logits = model.run_with_hooks(prompt, cut_edges(edges), positions="last")
-    assert isinstance(logits, Tensor)
-    return logits
+from interp.progress import Progress, no_progress
+from interp.results import provenance, token_names
 
 
 @torch.no_grad()
@@ -87,22 +44,74 @@ def knockout(
 
     Returns:
         `original`, `cut` and `effect` = cut - original over `example`, in the metric's unit.
+
+    Raises:
+        PromptError: an edge that is not there, or a query that would lose all its keys.
     """
-    original = metric(_last_logits(model, tokens))
-    cut = metric(_last_logits(model, tokens, edges))
-    return xr.Dataset(
-        {
-            "original": ("example", original.numpy(force=True)),
-            "cut": ("example", cut.numpy(force=True)),
-            "effect": ("example", (cut - original).numpy(force=True)),
-        },
-        attrs={"metric": metric.name, "unit": metric.unit, "model": model.cfg.model_name},
-    )
+    batch, edges = model.as_batch(tokens), list(edges)
+    for edge in edges:
+        placed(model, batch, edge)
+    measured = []
+    for hooks in ([], cut_edges(edges)):
+        logits = model.run_with_hooks(batch, hooks, positions=metric.positions)
+        assert isinstance(logits, Tensor)
+        measured.append(metric(logits))
+    original, cut = measured
+    return _dataset(model, metric, original, cut, {})
+
+
+@torch.no_grad()
+def knockout_each(
+    model: HookedGPT2,
+    tokens: Prompt,
+    edges: Iterable[Edge],
+    metric: Metric,
+    *,
+    max_memory: int | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """The metric with each of these edges cut alone.
+
+    An edge of one layer is a branch of one run (`interp.branches`); an edge that is cut in every
+    layer is a run of its own.
+
+    Args:
+        max_memory: Bytes for what is computed together; see `branches.evaluate`.
+        progress: Shows how far it is; what it no longer asks for stays NaN, and the result is
+            marked `partial`.
+
+    Returns:
+        `cut` and `effect` = cut - original over (`edge`, `example`), in the metric's unit, and
+        `original` over `example`. Coordinates over (`edge`, `example`): `layer` and `head` (-1
+        for every one), `query`, `key`, and their tokens.
+
+    Raises:
+        PromptError: an edge that is not there, or a query that would lose all its keys.
+    """
+    base, edges = BaseRun(model, model.as_batch(tokens), metric), list(edges)
+    each = [placed(model, base.batch, edge) for edge in edges]
+    outcome = _each_alone(base, edges, each, max_memory, progress)
+    dataset = _dataset(model, metric, base.value, outcome.values, {"edge": range(len(edges))})
+    over, names = ("edge", "example"), token_names(model, base.batch)
+    coords = {
+        name: (over, [getattr(edge, name).tolist() for edge in each]) for name in PlacedEdge._fields
+    }
+    for name in ("query", "key"):
+        rows = [zip(names, getattr(edge, name).tolist(), strict=True) for edge in each]
+        coords[f"{name}_token"] = (over, [[row[position] for row, position in r] for r in rows])
+    partial = int(not bool(outcome.finished.all()))
+    return dataset.assign_coords(coords).assign_attrs(partial=partial)
 
 
 @torch.no_grad()
 def edge_effects(
-    model: HookedGPT2, tokens: Prompt, query: TokenPosition, key: TokenPosition, metric: Metric
+    model: HookedGPT2,
+    tokens: Prompt,
+    query: TokenPosition,
+    key: TokenPosition,
+    metric: Metric,
+    *,
+    progress: Progress = no_progress,
 ) -> xr.Dataset:
     """For each head alone: its weight from query to key, and what cutting that edge does.
 
@@ -110,43 +119,165 @@ def edge_effects(
         Over (`layer`, `head`, `example`): `weight`; `rank` of the key in the query's row (1 is
         highest); `lift`, weight over uniform attention to all visible positions; and `effect`,
         metric with the edge cut minus metric as is, in the metric's unit.
+
+    Raises:
+        PromptError: a position that is not there, or a query that would lose all its keys.
     """
-    names = f"blocks.*.{PATTERN}"
-    _, cache = model.run_with_cache(tokens, names_filter=names, return_type=None)
-    original = metric(_last_logits(model, tokens))
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    pattern = torch.stack([cache["pattern", layer] for layer in range(n_layers)])
-    example = torch.arange(pattern.shape[1])
-    queries, keys = (torch.as_tensor(p).long().expand(len(example)) for p in (query, key))
+    base, n_heads = BaseRun(model, model.as_batch(tokens), metric), model.cfg.n_heads
+    edges = [
+        (layer, head, query, key) for layer in range(model.cfg.n_layers) for head in range(n_heads)
+    ]
+    each = [placed(model, base.batch, edge) for edge in edges]
+    outcome = _each_alone(base, edges, each, None, progress)
+    _, cache = model.run_with_cache(
+        base.batch, names_filter=f"blocks.*.{PATTERN}", return_type=None
+    )
+    pattern = torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
+    example, queries, keys = torch.arange(len(base.value)), each[0].query, each[0].key
     rows = pattern[:, example, :, queries]  # indexed axes come first: example layer head key_pos
     weight = rows[example, :, :, keys]
-    rank = 1 + (rows > weight[..., None]).sum(dim=-1)
-    effect = torch.stack(
-        [
-            metric(_last_logits(model, tokens, [edge])) - original
-            for edge in _one_per_head(n_layers, n_heads, query, key)
-        ]
-    )
+    values = {
+        "weight": weight,
+        "rank": 1 + (rows > weight[..., None]).sum(dim=-1),
+        "lift": weight * (queries + 1).to(weight.device)[:, None, None],
+        "effect": rearrange(
+            outcome.values - base.value, "(layer head) example -> example layer head", head=n_heads
+        ),
+    }
     dims = ("example", "layer", "head")
     return xr.Dataset(
-        {
-            "weight": (dims, weight.numpy(force=True)),
-            "rank": (dims, rank.numpy(force=True)),
-            "lift": (dims, (weight * (queries + 1)[:, None, None]).numpy(force=True)),
-            "effect": (
-                ("layer", "head", "example"),
-                effect.reshape(n_layers, n_heads, -1).numpy(force=True),
-            ),
-        },
-        coords={"layer": range(n_layers), "head": range(n_heads)},
-        attrs={"metric": metric.name, "unit": metric.unit, "model": model.cfg.model_name},
+        {name: (dims, value.numpy(force=True)) for name, value in values.items()},
+        coords={"layer": range(model.cfg.n_layers), "head": range(n_heads)},
+        attrs={"metric": metric.name, "unit": metric.unit, **provenance(model)},
     ).transpose("layer", "head", "example")
 
 
-def _one_per_head(
-    n_layers: int, n_heads: int, query: TokenPosition, key: TokenPosition
-) -> list[Edge]:
-    return [(layer, head, query, key) for layer in range(n_layers) for head in range(n_heads)]
+@torch.no_grad()
+def window_knockout(
+    model: HookedGPT2,
+    tokens: Prompt,
+    queries: Sequence[TokenPosition],
+    keys: Sequence[TokenPosition],
+    metric: Metric,
+    *,
+    window: int = 1,
+    heads: Sequence[int] | None = None,
+    progress: Progress = no_progress,
+) -> xr.Dataset:
+    """Cut all edges between two sets of positions in a window of layers, around each layer.
+
+    Where in the model does information flow from these keys to these queries?
+
+    Args:
+        queries, keys: As in `attention_edges.edges_between`.
+        window: Number of layers, centred on `layer`; fewer at the ends of the model.
+        heads: By default all heads of those layers.
+        progress: Sees the layers; what it no longer asks for stays NaN, and the result is marked
+            `partial`.
+
+    Returns:
+        `cut` and `effect` = cut - original over (`layer`, `example`), in the metric's unit, and
+        `original` over `example`.
+
+    Raises:
+        PromptError: a position, head or window that is not there, or a query that would lose all
+            its keys.
+
+    Source: Geva et al. 2023, arXiv:2304.14767.
+    """
+    n_layers = model.cfg.n_layers
+    windows = [window_around(layer, window, n_layers) for layer in range(n_layers)]
+    base = BaseRun(model, model.as_batch(tokens), metric)
+    for edge in edges_between(queries, keys, heads=heads):
+        placed(model, base.batch, edge)
+    cut = base.value.new_full((n_layers, len(base.value)), torch.nan)
+    n_done = 0
+    for layer in progress(range(n_layers), "Cutting windows of layers"):
+        edges = edges_between(queries, keys, layers=windows[layer], heads=heads)
+        cut[layer] = _cut_from(base, edges, windows[layer][0])
+        n_done += 1
+    dataset = _dataset(model, metric, base.value, cut, {"layer": range(n_layers)})
+    return dataset.assign_attrs(window=window, partial=int(n_done < n_layers))
+
+
+def _each_alone(
+    base: BaseRun,
+    edges: Sequence[Edge],
+    each: Sequence[PlacedEdge],
+    max_memory: int | None,
+    progress: Progress,
+) -> Outcome:
+    """The metric with each edge cut alone."""
+    in_one_layer = [edge[0] is not None for edge in edges]
+    branches = [
+        branch
+        for cell, edge in enumerate(each)
+        if in_one_layer[cell]
+        for branch in _branches(base, cell, edge)
+    ]
+    outcome = evaluate(
+        base, branches, len(edges), max_memory=max_memory, progress=progress, description="Cutting"
+    )
+    in_every_layer = [cell for cell, one in enumerate(in_one_layer) if not one]
+    outcome.values[in_every_layer] = torch.nan
+    outcome.finished[in_every_layer] = False
+    for cell in progress(in_every_layer, "Cutting in every layer"):
+        outcome.values[cell] = _cut_from(base, [edges[cell]], 0)
+        outcome.finished[cell] = True
+    return outcome
+
+
+def _branches(base: BaseRun, cell: int, edge: PlacedEdge) -> Iterator[Branch]:
+    """A cut edge as an edit of what its head, or all of attention, writes at its query."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for example, place in enumerate(zip(*(column.tolist() for column in edge), strict=True)):
+        together.setdefault(place, []).append(example)
+    for (layer, head, query, key), examples in together.items():
+        attn = base.model.blocks[layer].attn
+        # A softmax without a key is the softmax with its score at -inf.
+        others = [position for position in range(query + 1) if position != key]
+        if not others:
+            raise PromptError(f"Cutting key {key} leaves query {query} without any key.")
+        q, k, v = (x[layer][examples] for x in (base.q, base.k, base.v))
+        no_hooks = BlockHooks(Hooks(base.model), layer)
+        z = attn.mix(q[:, [query]], k[:, others], v[:, others], no_hooks, None)
+        if head == EVERY:
+            edit = Edit("attn_out", layer, (query,), attn.project(z))
+        else:
+            edit = Edit("z", layer, (query,), z[:, :, head], head)
+        yield Branch(cell, tuple(examples), (edit,))
+
+
+def _cut_from(base: BaseRun, edges: Sequence[Edge], first: int) -> Float[Tensor, " example"]:
+    """The metric with edges cut together, none of them before layer `first`."""
+    logits = base.model.run_with_hooks(
+        base.streams[first],
+        cut_edges(edges),
+        positions=base.metric.positions,
+        attention_mask=base.batch.attention_mask,
+        start_at_layer=first,
+    )
+    assert isinstance(logits, Tensor)
+    return base.metric(logits)
+
+
+def _dataset(
+    model: HookedGPT2,
+    metric: Metric,
+    original: Float[Tensor, " example"],
+    cut: Float[Tensor, "*dims example"],
+    dims: Mapping[str, Sequence[Any]],
+) -> xr.Dataset:
+    over = (*dims, "example")
+    return xr.Dataset(
+        {
+            "original": ("example", original.numpy(force=True)),
+            "cut": (over, cut.numpy(force=True)),
+            "effect": (over, (cut - original).numpy(force=True)),
+        },
+        coords={name: list(values) for name, values in dims.items()},
+        attrs={"metric": metric.name, "unit": metric.unit, **provenance(model)},
+    )
 
 
 @torch.no_grad()
@@ -175,7 +306,7 @@ def explain(
     keys = cache["k", layer]
     if len(keys) != 1:
         raise PromptError(f"explain takes one prompt, got {len(keys)}.")
-    _check_positions(torch.tensor(query), torch.tensor(key), keys.shape[1])
+    check_positions(torch.tensor(query), torch.tensor(key), keys.shape[1])
     q, k, v = cache["q", layer][0, query, head], keys[0, :, head], cache["v", layer][0, :, head]
     factor = model.cfg.score_factor(layer)
     score = (k @ q) * factor
@@ -202,48 +333,3 @@ def explain(
         coords={"token": ("key_pos", model.to_str_tokens(model.to_tokens(tokens)[0]))},
         attrs={"model": model.cfg.model_name, "layer": layer, "head": head, "score_factor": factor},
     )
-
-
-@torch.no_grad()
-def control_edges(
-    model: HookedGPT2,
-    prompt: Prompt,
-    layer: int,
-    head: int,
-    query: TokenPosition,
-    key: TokenPosition,
-) -> xr.Dataset:
-    """For each example the edge elsewhere whose weight is nearest to the given edge's.
-
-    Any layer and head may hold it. It touches neither of the two positions; its key is not the
-    first position, which many heads use as a sink; and its query is not the last, where the answer
-    is read off.
-
-    Returns:
-        `layer`, `head`, `query`, `key` and `weight` of the control edge, and `original_weight`,
-        over `example`.
-
-    Raises:
-        PromptError: a prompt is too short to hold another edge.
-    """
-    batch = model.as_batch(prompt)
-    _, cache = model.run_with_cache(batch, names_filter=f"blocks.*.{PATTERN}", return_type=None)
-    layers = [cache["pattern", index] for index in range(model.cfg.n_layers)]
-    pattern = torch.stack(layers, dim=1).cpu()  # example layer head query_pos key_pos
-    n_positions = pattern.shape[-1]
-    example, place = torch.arange(len(pattern)), torch.arange(n_positions)
-    queries, keys = (torch.as_tensor(p).long().expand(len(pattern)) for p in (query, key))
-    original = pattern[example, layer, head, queries, keys]
-    before_last = place < batch.lengths.cpu()[:, None] - 1
-    allowed = (place <= place[:, None]) & (place > 0) & before_last[:, :, None]
-    for touched in (queries, keys):
-        allowed[example, touched] = False
-        allowed[example, :, touched] = False
-    if not bool(allowed.flatten(1).any(dim=1).all()):
-        raise PromptError("The prompt is too short to hold a control edge.")
-    distance = (pattern - original[:, None, None, None, None]).abs()
-    nearest = distance.masked_fill(~allowed[:, None, None], torch.inf).flatten(1).argmin(dim=1)
-    found = torch.unravel_index(nearest, pattern.shape[1:])
-    values = dict(zip(("layer", "head", "query", "key"), found, strict=True))
-    values |= {"weight": pattern[example, *found], "original_weight": original}
-    return xr.Dataset({name: ("example", x.numpy()) for name, x in values.items()})

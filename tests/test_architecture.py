@@ -91,6 +91,7 @@ ROWS = (
             "interp.results",
             "interp.derivatives",
             "interp.patched_patterns",
+            "interp.attention_edges",
             "interp.prompts.templates",
             "interp.prompts.prompt_pairs",
             "interp.prompts.drawing",

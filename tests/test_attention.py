@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp import attention
+from interp import attention, attention_edges
 from interp.errors import HookError, PromptError
 from interp.metrics import logit_diff
 from tests.comparison import assert_close
@@ -13,43 +13,9 @@ TOKENS = torch.tensor([[3, 7, 5, 2, 8, 11], [9, 1, 4, 4, 6, 2]])
 METRIC = logit_diff([3, 4], [5, 6])
 
 
-def removed_and_renormalised(layer, head, query, key):
-    """The cut, done the other way: on the pattern after the softmax."""
-
-    def edit(pattern, hook):
-        row = pattern[:, head, query].clone()
-        row[:, key] = 0
-        pattern[:, head, query] = row / row.sum(dim=-1, keepdim=True)
-
-    return [(f"blocks.{layer}.attn.hook_pattern", edit)]
-
-
-def test_cutting_an_edge_equals_removing_and_renormalising_it_in_the_pattern(random_gpt2):
-    cut = random_gpt2.run_with_hooks(TOKENS, attention.cut_edges([(1, 2, 4, 3)]))
-    expected = random_gpt2.run_with_hooks(TOKENS, removed_and_renormalised(1, 2, 4, 3))
-    assert_close(cut, expected)
-    assert not torch.allclose(cut, random_gpt2(TOKENS))
-
-
-def test_each_example_may_have_an_edge_of_its_own(random_gpt2):
-    together = random_gpt2.run_with_hooks(
-        TOKENS, attention.cut_edges([([1, 0], [2, 0], [4, 5], [3, 1])])
-    )
-    for index, edge in enumerate([(1, 2, 4, 3), (0, 0, 5, 1)]):
-        alone = random_gpt2.run_with_hooks(TOKENS[index : index + 1], attention.cut_edges([edge]))
-        assert_close(together[index : index + 1], alone)
-
-
-def test_none_stands_for_every_layer_and_head(random_gpt2):
-    every = [(layer, head, 4, 3) for layer in range(3) for head in range(4)]
-    together = random_gpt2.run_with_hooks(TOKENS, attention.cut_edges([(None, None, 4, 3)]))
-    one_by_one = random_gpt2.run_with_hooks(TOKENS, attention.cut_edges(every))
-    assert torch.equal(together, one_by_one)
-
-
 def test_knockout_reports_the_metric_with_and_without_the_edges(random_gpt2):
     result = attention.knockout(random_gpt2, TOKENS, [(0, 1, 5, 2), (2, None, 5, 3)], METRIC)
-    hooks = attention.cut_edges([(0, 1, 5, 2), (2, None, 5, 3)])
+    hooks = attention_edges.cut_edges([(0, 1, 5, 2), (2, None, 5, 3)])
     assert result["original"].values == pytest.approx(METRIC(random_gpt2(TOKENS)).numpy(), abs=1e-5)
     cut = METRIC(random_gpt2.run_with_hooks(TOKENS, hooks))
     assert result["cut"].values == pytest.approx(cut.numpy(), abs=1e-5)
@@ -113,31 +79,102 @@ def test_shares_of_the_output_sum_to_one_and_rebuild_what_the_head_writes(random
     assert float(steps["share"][3]) == pytest.approx(share, abs=1e-5)
 
 
-def test_the_control_edge_is_the_nearest_weight_among_the_allowed(random_gpt2):
-    found = attention.control_edges(random_gpt2, TOKENS, 1, 2, [5, 4], [2, 3])
-    _, cache = random_gpt2.run_with_cache(TOKENS)
-    for example, (query, key) in enumerate([(5, 2), (4, 3)]):
-        pattern = torch.stack([cache["pattern", layer][example] for layer in range(3)])
-        candidates = [
-            (abs(float(pattern[layer, h, q, k] - pattern[1, 2, query, key])), layer, h, q, k)
-            for layer in range(3)
-            for h in range(4)
-            for q in range(5)
-            for k in range(1, q + 1)
-            if not {q, k} & {query, key}
-        ]
-        _, *control = min(candidates)
-        edge = found.isel(example=example)
-        assert [int(edge[name]) for name in ("layer", "head", "query", "key")] == control
-        weight = float(pattern[tuple(control)])
-        assert float(edge["weight"]) == pytest.approx(weight, abs=1e-6)
+TEXTS = ["I love the color black", "The cat is black, John gave Mary a drink"]
 
 
-def test_control_edges_never_touch_padding(random_gpt2):
-    texts = ["The cat is black", "When Mary and John went to the store, John gave a drink to"]
-    lengths = random_gpt2.to_batch(texts).lengths
-    found = attention.control_edges(random_gpt2, texts, 0, 1, [3, 5], [2, 4])
-    assert (found["query"].values < lengths.numpy() - 1).all()
+def cut_one_by_one(model, tokens, edges, metric):
+    """Each edge by a hooked run of the whole model."""
+    return np.stack([attention.knockout(model, tokens, [e], metric)["cut"] for e in edges])
+
+
+def test_edges_each_alone_are_the_knockouts_of_one_edge(our_model):
+    every = [(0, head, 4, key) for head in range(our_model.cfg.n_heads) for key in (0, 3, 4)]
+    edges = [*every, (0, None, 5, 2), (0, [1, 2], [5, 4], [2, 1]), (None, None, 5, 2)]
+    result = attention.knockout_each(our_model, TOKENS, edges, METRIC)
+    expected = cut_one_by_one(our_model, TOKENS, edges, METRIC)
+    assert_close(torch.tensor(result["cut"].values), torch.tensor(expected))
+    assert float(abs(result["effect"]).max()) > 0.01
+    assert np.array_equal(result["effect"], result["cut"] - result["original"])
+
+
+def test_edges_of_later_layers_and_unequal_prompts_are_cut_alone_too(random_gpt2):
+    edges = [(2, 1, [5, 9], [2, 7]), (1, None, 3, 3), ([0, 2], 3, 4, 1), (None, 2, 5, 4)]
+    result = attention.knockout_each(random_gpt2, TEXTS, edges, METRIC)
+    expected = cut_one_by_one(random_gpt2, TEXTS, edges, METRIC)
+    assert_close(torch.tensor(result["cut"].values), torch.tensor(expected))
+    assert result["layer"].values.tolist() == [[2, 2], [1, 1], [0, 2], [-1, -1]]
+    assert result["head"].values.tolist() == [[1, 1], [-1, -1], [3, 3], [2, 2]]
+    second = random_gpt2.to_str_tokens(TEXTS[1])
+    assert result["query_token"].values[0, 1] == second[9]
+    assert result["key_token"].values[0, 1] == second[7]
+
+
+def test_the_metric_is_read_where_it_says(random_gpt2):
+    metric = logit_diff([3, 4], [5, 6], positions=[3, 2])
+    edges = [(0, 1, 2, 1), (0, 1, 5, 1)]
+    hooks = attention_edges.cut_edges(edges[:1])
+    original, cut = metric(random_gpt2(TOKENS)), metric(random_gpt2.run_with_hooks(TOKENS, hooks))
+    for result in (
+        attention.knockout(random_gpt2, TOKENS, edges[:1], metric),
+        attention.knockout_each(random_gpt2, TOKENS, edges, metric).isel(edge=0),
+        attention.window_knockout(random_gpt2, TOKENS, [2], [1], metric, heads=[1]).isel(layer=0),
+    ):
+        assert result["original"].values == pytest.approx(original.numpy(), abs=1e-5)
+        assert result["cut"].values == pytest.approx(cut.numpy(), abs=1e-5)
+    assert float((cut - original).abs().min()) > 1e-3
+    after = attention.knockout_each(random_gpt2, TOKENS, edges, metric)["effect"][1]
+    assert not after.any()
+
+
+def removed_between(queries, keys, heads):
+    """Edges between positions removed from the pattern after the softmax."""
+
+    def edit(pattern, hook):
+        for example in range(len(pattern)):
+            own = [[p if isinstance(p, int) else p[example] for p in x] for x in (queries, keys)]
+            rows = pattern[example, :, own[0]].clone()
+            for head in heads:
+                for row, query in enumerate(own[0]):
+                    rows[head, row, [key for key in own[1] if key <= query]] = 0
+            pattern[example, :, own[0]] = rows / rows.sum(dim=-1, keepdim=True)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("window", "layers"), [(1, [[0], [1], [2]]), (3, [[0, 1], [0, 1, 2], [1, 2]])]
+)
+def test_a_window_cuts_all_edges_between_two_words_around_each_layer(random_gpt2, window, layers):
+    queries, keys, heads = [[4, 8], [5, 9]], [1, [2, 7]], [0, 2]
+    result = attention.window_knockout(
+        random_gpt2, TEXTS, queries, keys, METRIC, window=window, heads=heads
+    )
+    edit = removed_between(queries, keys, heads)
+    for layer, own in enumerate(layers):
+        hooks = [(f"blocks.{each}.attn.hook_pattern", edit) for each in own]
+        logits = random_gpt2.run_with_hooks(TEXTS, hooks, positions="last")
+        assert_close(torch.tensor(result["cut"].values[layer]), METRIC(logits))
+    assert float(abs(result["effect"][0]).min()) > 1e-2
+    assert (result.attrs["window"], result.attrs["partial"]) == (window, 0)
+
+
+def test_a_window_of_all_layers_and_heads_is_the_cut_of_every_edge(random_gpt2):
+    edges = attention_edges.edges_between([5, 4], [2, 3])
+    together = attention.knockout(random_gpt2, TOKENS, edges, METRIC)
+    result = attention.window_knockout(random_gpt2, TOKENS, [5, 4], [2, 3], METRIC, window=3)
+    assert_close(torch.tensor(result["cut"].values[1]), torch.tensor(together["cut"].values))
+
+
+def test_cancelled_cuts_are_marked_partial(random_gpt2):
+    def stop(steps, description):
+        return steps[:1]
+
+    edges = [(None, None, 5, 2), (0, 1, 5, 3), (None, 1, 5, 2)]
+    each = attention.knockout_each(random_gpt2, TOKENS, edges, METRIC, progress=stop)
+    windows = attention.window_knockout(random_gpt2, TOKENS, [5], [2], METRIC, progress=stop)
+    for result, finished in ((each, [True, True, False]), (windows, [True, False, False])):
+        assert result["cut"].notnull().all("example").values.tolist() == finished
+        assert result.attrs["partial"] == 1
 
 
 @pytest.mark.parametrize(
@@ -152,13 +189,44 @@ def test_control_edges_never_touch_padding(random_gpt2):
 def test_edges_that_cannot_be_cut_are_errors(random_gpt2, edge, message):
     with pytest.raises((PromptError, HookError), match=message):
         attention.knockout(random_gpt2, TOKENS, [edge], METRIC)
+    with pytest.raises((PromptError, HookError), match=message):
+        attention.knockout_each(random_gpt2, TOKENS, [edge], METRIC)
+    with pytest.raises((PromptError, HookError), match=message):
+        attention.edge_effects(random_gpt2, TOKENS, *edge[2:], METRIC)
+
+
+def test_an_edge_beyond_the_model_or_the_prompt_is_not_just_left_uncut(random_gpt2):
+    for edge, message in (
+        (([0, 9], 0, 3, 1), "layer 9 is outside 0-2 of example 1"),
+        ((0, -1, 3, 1), "head -1 is outside"),
+        ((0, 0, 7, 1), "query position 7 is outside 0-5 of example 0"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            attention.knockout(random_gpt2, TEXTS, [edge], METRIC)
+
+
+def test_a_query_that_loses_all_its_keys_together_is_an_error(random_gpt2):
+    edges = [(1, 2, 1, 0), (1, 2, 1, 1)]
+    attention.knockout_each(random_gpt2, TOKENS, edges, METRIC)
+    with pytest.raises((PromptError, HookError), match="without any key"):
+        attention.knockout(random_gpt2, TOKENS, edges, METRIC)
+    with pytest.raises((PromptError, HookError), match="without any key"):
+        attention.window_knockout(random_gpt2, TOKENS, [1], [0, 1], METRIC)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window is 0; use 1 to 3"),
+        ({"window": 4}, "window is 4; use 1 to 3"),
+        ({"heads": [4]}, "head 4 is outside 0-3"),
+    ],
+)
+def test_windows_that_are_not_there_are_errors(random_gpt2, options, message):
+    with pytest.raises(PromptError, match=message):
+        attention.window_knockout(random_gpt2, TOKENS, [5], [2], METRIC, **options)
 
 
 def test_explain_refuses_a_batch(random_gpt2):
     with pytest.raises(PromptError, match="one prompt, got 2"):
         attention.explain(random_gpt2, TOKENS, 0, 0, 1, 0)
-
-
-def test_a_prompt_too_short_for_a_control_says_so(random_gpt2):
-    with pytest.raises(PromptError, match="too short"):
-        attention.control_edges(random_gpt2, TOKENS[:, :2], 0, 0, 1, 1)
