@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp import base_run as base_run
     from interp import branches as branches
     from interp import causal_facts as causal_facts
+    from interp import causal_tracing as causal_tracing
     from interp import charts as charts
     from interp import continuation as continuation
     from interp import derivatives as derivatives
@@ -61,6 +62,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "base_run",
         "branches",
         "causal_facts",
+        "causal_tracing",
         "charts",
         "continuation",
         "derivatives",

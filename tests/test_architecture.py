@@ -112,6 +112,7 @@ ROWS = (
             "interp.patching",
             "interp.ablation",
             "interp.path_patching",
+            "interp.causal_tracing",
             "interp.gradients",
             "interp.logit_attribution",
             "interp.logit_lens",
