@@ -23,14 +23,18 @@ SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
 """Of a horizontal axis of tokens."""
 
 
-def head_map(table: pd.DataFrame, value: str, title: str, *, signed: bool = False) -> alt.Chart:
+def head_map(
+    table: pd.DataFrame, value: str, title: str, *, signed: bool = False,
+    limit: float | None = None,
+) -> alt.Chart:  # fmt: skip
     """One number per head, layers downwards.
 
     Args:
         table: Columns `layer`, `head` and `value`.
-        signed: Colour around zero instead of from the smallest to the largest.
+        signed: Colour around zero instead of from zero up.
+        limit: End of the colour range, to compare maps; by default the size of the largest value.
     """
-    largest = max(float(table[value].abs().max()), 1e-9)
+    largest = limit or max(float(table[value].abs().max()), 1e-9)
     domain = [-largest, largest] if signed else [0, largest]
     scale = alt.Scale(scheme="purpleorange" if signed else "viridis", domain=domain)
     return (

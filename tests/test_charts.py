@@ -24,6 +24,12 @@ def test_a_signed_head_map_has_a_symmetric_range_around_zero():
     assert rows(charts.head_map(HEADS, "effect", ""))[1] == {"layer": 0, "head": 1, "effect": -2.0}
 
 
+def test_head_maps_can_share_a_range():
+    for signed, domain in ((True, [-1.0, 1.0]), (False, [0, 1.0])):
+        spec = charts.head_map(HEADS, "effect", "", signed=signed, limit=1.0).to_dict()
+        assert spec["encoding"]["color"]["scale"]["domain"] == domain
+
+
 def test_a_map_of_zeros_still_has_a_range():
     spec = charts.head_map(HEADS.assign(effect=0.0), "effect", "", signed=True).to_dict()
     low, high = spec["encoding"]["color"]["scale"]["domain"]
