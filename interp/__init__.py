@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from interp import patched_patterns as patched_patterns
     from interp import patching as patching
     from interp import path_patching as path_patching
+    from interp import path_tracing as path_tracing
     from interp import pictures as pictures
     from interp import progress as progress
     from interp import prompts as prompts
@@ -80,6 +81,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "patched_patterns",
         "patching",
         "path_patching",
+        "path_tracing",
         "pictures",
         "progress",
         "prompts",

@@ -127,6 +127,7 @@ ROWS = (
             "interp.agreement",
             "interp.effects",
             "interp.causal_facts",
+            "interp.path_tracing",
             "interp.circuits",
             "interp.faithfulness",
             "interp.store.spec",
