@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interp import errors as errors
     from interp import gradients as gradients
     from interp import head_circuits as head_circuits
+    from interp import head_classes as head_classes
     from interp import heads as heads
     from interp import logit_attribution as logit_attribution
     from interp import logit_lens as logit_lens
@@ -71,6 +72,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "errors",
         "gradients",
         "head_circuits",
+        "head_classes",
         "heads",
         "logit_attribution",
         "logit_lens",

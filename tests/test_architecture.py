@@ -128,6 +128,7 @@ ROWS = (
             "interp.effects",
             "interp.causal_facts",
             "interp.path_tracing",
+            "interp.head_classes",
             "interp.circuits",
             "interp.faithfulness",
             "interp.store.spec",
