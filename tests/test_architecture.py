@@ -153,9 +153,11 @@ ROWS = (
             "dashboards.app",
             "dashboards.launch",
             "analyses",
+            "analyses._binding_search",
+            "analyses._binding_tests",
             "analyses.*",
         ),
-        shared=("dashboards", "dashboards.*"),
+        shared=("dashboards", "dashboards.*", "analyses._*"),
     ),
     Row(
         modules=(
