@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.errors import HookError, PromptError
 from interp.metrics import Metric
-from interp.model.formula import at_least_float32
+from interp.model.formula import at_least_float32, hides_a_key
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import hooks_are_requested
 from interp.model.running import Resid, positions_in
@@ -77,7 +77,7 @@ class BaseRun:
 
     Raises:
         HookError: inside a `model.hooks` block, whose hooks branches would not see.
-        PromptError: the metric of the run is not finite (names the examples).
+        PromptError: the metric of the run is not finite (names the examples); padding on the left.
     """
 
     @torch.no_grad()
@@ -88,6 +88,8 @@ class BaseRun:
             raise HookError(
                 "A sweep makes its own edits of the model as it is. Leave the model.hooks block."
             )
+        if hides_a_key(batch.attention_mask):
+            raise PromptError("Prompts of a sweep are padded on the right, as model.as_batch does.")
         self.model, self.batch, self.metric = model, batch, metric
         n_layers = model.cfg.n_layers
         kinds = ("hook_resid_pre", "hook_resid_mid", *(f"attn.hook_{x}" for x in "qkvz"))

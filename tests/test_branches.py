@@ -218,6 +218,12 @@ def test_one_row_of_positions_serves_all_prompts(random_gpt2: HookedGPT2) -> Non
     assert (shared.value - torch.cat(alone)).abs().max() < TOLERANCE
 
 
+def test_a_base_run_refuses_padding_on_the_left(random_gpt2: HookedGPT2) -> None:
+    mask = torch.tensor([[False, True, True]])
+    with pytest.raises(PromptError, match="padded on the right"):
+        BaseRun(random_gpt2, TokenBatch(torch.tensor([[0, 5, 6]]), mask), metrics.logit(5))
+
+
 def test_a_base_run_refuses_hooks(random_gpt2: HookedGPT2) -> None:
     with (
         pytest.raises(HookError, match=r"Leave the model\.hooks block"),
