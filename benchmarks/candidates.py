@@ -1,10 +1,5 @@
 """The same random GPT-2 in our library and in the peers'."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
-os.environ["WANDB_MODE"] = "disabled"
-
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -19,15 +14,15 @@ from interp.model.tokens import END_OF_TEXT, Tokenizer
 logging.set_verbosity_error()
 
 
-def huggingface(seed: int = 0) -> GPT2LMHeadModel:
-    """GPT-2 small's shape with random weights, ready for inference."""
-    torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
+def huggingface(config: GPT2Config | None = None) -> GPT2LMHeadModel:
+    """Random weights, by default in GPT-2 small's shape, ready for inference."""
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(config or GPT2Config()).eval().requires_grad_(False)
 
 
-def ours() -> HookedGPT2:
+def ours(config: GPT2Config | None = None) -> HookedGPT2:
     """The same weights in our model."""
-    return HookedGPT2.from_huggingface(huggingface())
+    return HookedGPT2.from_huggingface(huggingface(config))
 
 
 def tokenizer(n_tokens: int = 50257) -> Tokenizer:
@@ -42,11 +37,11 @@ def tokenizer(n_tokens: int = 50257) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def transformer_lens():
+def transformer_lens(config: GPT2Config | None = None):
     """The same weights behind TransformerLens' bridge, without weight processing."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    model = huggingface()
+    model = huggingface(config)
     return build_bridge_from_module(model, "GPT2LMHeadModel", hf_config=model.config)
 
 
