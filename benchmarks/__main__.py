@@ -11,7 +11,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.rows import GROUPS, Row
+from benchmarks import engine, sweeps
+from benchmarks import rows as models
+from benchmarks.rows import Row
+
+GROUPS = models.GROUPS | sweeps.GROUPS | engine.GROUPS
 
 
 def main(
@@ -19,16 +23,18 @@ def main(
     repeats: Annotated[int, typer.Option(help="Timings of each candidate.")] = 5,
     out: Annotated[Path, typer.Option(help="Markdown file.")] = Path("reports/benchmarks.md"),
 ) -> None:
-    """Time and memory side by side with transformers and TransformerLens."""
+    """Time and memory side by side with transformers, TransformerLens and nnsight."""
     unknown = set(groups or ()) - GROUPS.keys()
     if unknown:
         raise typer.BadParameter(f"no {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     rows: list[Row] = []
     for group in track(groups or list(GROUPS), "Measuring"):
         rows += GROUPS[group](repeats)
-    headings = ("what", "unit", "measured (medians)", "ratio", "goal", "against", "reached")
+    headings = ("what", "unit", "measured (medians)", "ratio", "goal", "against", "reached", "note")
     cells = [_cells(row) for row in rows]
-    table = Table(*headings)
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in cells:
         table.add_row(*row)
     Console().print(table)
@@ -46,10 +52,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.what,
         row.unit,
         numbers,
-        f"{row.ratio:.2f}",
-        f"{row.goal:.2f}",
+        f"{row.ratio:.3g}",
+        f"{row.goal:.3g}",
         row.against,
         reached,
+        row.note,
     )
 
 

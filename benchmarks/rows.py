@@ -23,6 +23,7 @@ class Row:
     """Ours to the reference; the goal bounds it from above."""
     goal: float
     against: str
+    note: str = ""
 
     @property
     def reached(self) -> bool:
