@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pkgutil
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.table import Table
 
 import analyses
 from interp.errors import InterpError
+from interp.progress import StoppableProgress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 40
 """Rows of a table shown in the terminal; the CSV has them all."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
 
 app = typer.Typer(
     help="A microscope for GPT-2: look at heads, and test whether what they do matters.",
@@ -52,10 +56,11 @@ def questions() -> dict[str, str]:
     """Each analysis and the question it asks, read without importing it."""
     folder = Path(next(iter(analyses.__path__)))
     return {
-        module.name: (
-            ast.get_docstring(ast.parse((folder / f"{module.name}.py").read_text())) or ""
+        name: (
+            ast.get_docstring(ast.parse((folder / f"{name}.py").read_text())) or ""
         ).splitlines()[0]
-        for module in pkgutil.iter_modules(analyses.__path__)
+        for _, name, _ in pkgutil.iter_modules(analyses.__path__)
+        if not name.startswith("_")
     }
 
 
@@ -88,9 +93,17 @@ def analysis_command(name: str, run: Callable[..., "Report"]) -> Callable[..., N
     """A command with the options of an analysis' `run`, which shows and writes its report."""
 
     def command(out: Path, pictures: bool, **options: Any) -> None:
-        present(run(**options, progress=progress), out, picture_files=pictures)
+        if not stoppable:
+            present(run(**options, progress=progress), out, picture_files=pictures)
+            return
+        with Interruptible() as bars:
+            report = run(**options, progress=bars)
+        present(report, out, picture_files=pictures)
+        if bars.stopped:
+            raise typer.Exit(INTERRUPTED)
 
     signature = inspect.signature(run)
+    stoppable = signature.parameters["progress"].annotation == StoppableProgress
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in signature.parameters.values()
@@ -150,6 +163,32 @@ def progress(steps: Sequence[Any], description: str) -> Iterable[Any]:
     return track(steps, description=description, transient=True)
 
 
+class Interruptible:
+    """Progress bars that Ctrl-C stops after the step under way; again, and it ends the program."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def __enter__(self) -> "Interruptible":
+        self.before = signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def __call__(self, steps: Sequence[Any], description: str) -> Iterable[Any]:
+        """Give out steps until Ctrl-C."""
+        for step in progress(steps, description):
+            if self.stopped:
+                return
+            yield step
+
+    def _stop(self, *_: object) -> None:
+        self.stopped = True
+        signal.signal(signal.SIGINT, self.before)
+        Console(stderr=True).print("Stopping after this step; Ctrl-C again ends it at once.")
+
+
 def present(report: "Report", out: Path, *, picture_files: bool = False) -> None:
     """Print a report and write it."""
     console = Console()
@@ -169,19 +208,19 @@ def present(report: "Report", out: Path, *, picture_files: bool = False) -> None
 def _print_section(console: Console, section: "Section") -> None:
     console.rule(f"[bold]{escape(section.title)}")
     if section.table is not None:
-        console.print(_rich_table(section.table))
+        console.print(_rich_table(section.table, section.n_shown or MAX_ROWS))
     for paragraph in section.reading:
         console.print(
             escape(paragraph), style="dim" if section.table is None else "", highlight=False
         )
 
 
-def _rich_table(frame: "pd.DataFrame") -> Table:
+def _rich_table(frame: "pd.DataFrame", n_rows: int) -> Table:
     from interp.report import format_cell
 
     table = Table(*map(str, frame.columns), header_style="bold")
-    for row in frame.head(MAX_ROWS).itertuples(index=False):
+    for row in frame.head(n_rows).itertuples(index=False):
         table.add_row(*(escape(format_cell(cell)) for cell in row))
-    if len(frame) > MAX_ROWS:
-        table.caption = f"{MAX_ROWS} of {len(frame)} rows; all are in the CSV"
+    if len(frame) > n_rows:
+        table.caption = f"{n_rows} of {len(frame)} rows; all are in the CSV"
     return table
