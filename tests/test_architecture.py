@@ -153,6 +153,8 @@ ROWS = (
             "dashboards.app",
             "dashboards.launch",
             "analyses",
+            "analyses._sweeps",
+            "analyses._patching_sections",
             "analyses._binding_search",
             "analyses._binding_tests",
             "analyses.*",

@@ -32,8 +32,10 @@ def test_help_loads_nothing_heavy():
 def test_studies_are_listed_with_their_questions():
     result = interp("run")
     assert result.returncode == 0
-    for name in ("black_cat", "generate", "heads", "induction", "logit_lens", "sqrt_dk"):
+    studies = ("black_cat", "generate", "heads", "induction", "logit_lens", "patching", "sqrt_dk")
+    for name in studies:
         assert name in result.stdout
+    assert "_patching" not in result.stdout
     assert 'Does "cat" attend to "black"' in result.stdout
 
 
