@@ -16,7 +16,8 @@ from interp.errors import HookError, PromptError
 from interp.metrics import Metric
 from interp.model.formula import at_least_float32, hides_a_key
 from interp.model.gpt2 import HookedGPT2
-from interp.model.hooks import hooks_are_requested
+from interp.model.hooks import block_name, full_name, hooks_are_requested
+from interp.model.key_values import KeyValueCache
 from interp.model.running import Resid, positions_in
 from interp.model.tokens import TokenBatch
 
@@ -118,6 +119,33 @@ class BaseRun:
         if wrong:
             raise PromptError(f"The metric {metric.name} is not finite in examples {wrong[:5]}.")
 
+    @torch.no_grad()
+    def run_other(
+        self, batch: TokenBatch, site: str, n_shared: int
+    ) -> tuple[Float[Tensor, " example"], list[Tensor]]:
+        """Run other prompts, which begin with the same tokens.
+
+        Args:
+            batch: As long as this run's prompts, example by example.
+            site: Hook point whose values are wanted.
+            n_shared: Positions that are the same in both runs. They are not computed again.
+
+        Returns:
+            The metric, and the values of each layer at all positions; zeros at shared ones.
+        """
+        layers = range(self.model.cfg.n_layers)
+        last = block_name(layers[-1], "hook_resid_post")
+        past = KeyValueCache.of_layers(self.k, self.v, n_shared) if n_shared else None
+        own = TokenBatch(batch.tokens[:, n_shared:], batch.attention_mask[:, n_shared:])
+        names = [full_name(site, layer) for layer in layers]
+        _, cache = self.model.run_with_cache(
+            own, names_filter=[*names, last], return_type=None, past_kv_cache=past
+        )
+        stream = torch.cat([self.streams[-1][:, :n_shared], cache[last]], dim=1)
+        everyone = torch.arange(len(stream), device=stream.device)
+        value = self.metric_of(stream[everyone[:, None], self.reads], everyone)
+        return value, [_padded(cache[name], site, n_shared) for name in names]
+
     def metric_of(
         self, stream: Float[Tensor, "batch chosen d_model"], examples: Int[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
@@ -135,6 +163,14 @@ class BaseRun:
         if unembed.b_U is not None:
             read = read + unembed.b_U[ids][:, None]
         return metric.of_read(at_least_float32(read))
+
+
+def _padded(value: Tensor, site: str, n_shared: int) -> Tensor:
+    """Zeros before a value's positions (a pattern's queries)."""
+    axis = 2 if site == "pattern" else 1
+    shape = list(value.shape)
+    shape[axis] = n_shared
+    return torch.cat([value.new_zeros(shape), value], dim=axis)
 
 
 def _check_vocabulary(ids: Int[Tensor, "batch read"], n_logits: int) -> None:

@@ -30,7 +30,7 @@ from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model import formula
 from interp.model.gpt2 import HookedGPT2
-from interp.model.hooks import BlockHooks, Hooks, full_name
+from interp.model.hooks import BlockHooks, Hooks
 from interp.model.tokens import Prompt
 from interp.pairs import Positions, TokenPairs, chosen_positions, places_of, token_pairs
 from interp.progress import Progress, no_progress
@@ -169,13 +169,8 @@ def _source(
     """The source run's metric, and what it puts where."""
     model = base.model
     layers = range(model.cfg.n_layers)
-    logits, cache = model.run_with_cache(
-        pairs.source(direction),
-        names_filter=[full_name(site, layer) for layer in layers],
-        positions=base.metric.positions,
-    )
-    assert isinstance(logits, Tensor)
-    values = [cache[site, layer] for layer in layers]
+    n_shared = int(pairs.first_difference.min())
+    value, values = base.run_other(pairs.source(direction), site, n_shared)
     if site == "q":
         no_hooks = [BlockHooks(Hooks(model), layer) for layer in layers]
         values = [
@@ -186,7 +181,7 @@ def _source(
         ]
     if site == "pattern":
         values = [formula.weighted_values(values[layer], base.v[layer]) for layer in layers]
-    return base.metric(logits), POINTS[site], values
+    return value, POINTS[site], values
 
 
 def _dataset(

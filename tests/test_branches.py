@@ -167,6 +167,24 @@ def test_layers_below_the_first_edit_and_positions_before_it_are_not_computed(
     assert seen == {1: length - 3, 2: 1}
 
 
+def test_another_run_computes_only_what_it_does_not_share(
+    random_gpt2: HookedGPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of(random_gpt2)
+    batch = random_gpt2.as_batch("I love the color blank")
+    shared = int((base.batch.tokens == batch.tokens).int().argmin())
+    n_own = batch.tokens.shape[1] - shared
+    _, cache = random_gpt2.run_with_cache(batch)
+    seen: dict[int, int] = {}
+    for layer, block in enumerate(random_gpt2.blocks):
+        monkeypatch.setattr(block.mlp, "forward", counting(block.mlp.forward, seen, layer))
+    value, values = base.run_other(batch, "z", shared)
+    assert 0 < shared
+    assert seen == dict.fromkeys(range(3), n_own)
+    assert (value - metrics.logit(5)(random_gpt2(batch))).abs().max() < TOLERANCE
+    assert (values[1] - cache["z", 1])[:, shared:].abs().max() < TOLERANCE
+
+
 def counting(forward, seen: dict[int, int], layer: int):
     def counted(x: torch.Tensor, at: object) -> torch.Tensor:
         seen[layer] = seen.get(layer, 0) + x.shape[0] * x.shape[1]

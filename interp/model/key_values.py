@@ -1,5 +1,7 @@
 """Keys and values of a prefix: what generation and continued runs need not compute again."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,11 +34,23 @@ class KeyValueCache:
         Raises:
             CacheError: the run was shorter.
         """
+        layers = range(cache.cfg.n_layers)
+        keys, values = (
+            [cache[x, layer] if cache.has_batch_dim else cache[x, layer][None] for layer in layers]
+            for x in ("k", "v")
+        )
+        return cls.of_layers(keys, values, n_positions)
+
+    @classmethod
+    def of_layers(
+        cls,
+        keys: Sequence[Float[Tensor, "batch pos head d_head"]],
+        values: Sequence[Float[Tensor, "batch pos head d_head"]],
+        n_positions: int,
+    ) -> "KeyValueCache":
+        """The same from every layer's keys and values."""
         prefix = cls(frozen=True)
-        for layer in range(cache.cfg.n_layers):
-            k, v = cache["k", layer], cache["v", layer]
-            if not cache.has_batch_dim:
-                k, v = k[None], v[None]
+        for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
             if not 0 < n_positions <= k.shape[1]:
                 raise CacheError(f"The cached run has {k.shape[1]} positions, not {n_positions}.")
             prefix._layers[layer] = (k[:, :n_positions], v[:, :n_positions])
