@@ -89,6 +89,11 @@ def test_the_estimate_is_compared_with_the_exact_sweep(one):
     assert row["pearson"] == pytest.approx(float(comparison.pearson), abs=1e-6)
     assert row["largest_error"] == pytest.approx(float(comparison.largest_error), abs=1e-4)
     assert len(found.charts) == len(found.table) == 10
+    assert "PARTIAL" not in text(one)
+    exact = section(one, "mlp_out by layer and position, noising").charts[0]
+    estimated = found.charts[found.table["sweep"].to_list().index(row.name)]
+    colours = [c.to_dict()["encoding"]["color"]["scale"]["domain"] for c in (exact, estimated)]
+    assert colours[0] == pytest.approx(colours[1], rel=1e-5)
     worst = found.table.sort_values("spearman").iloc[0]
     assert f"ranks worst in {worst.sweep}: spearman {worst.spearman:.2f}" in found.reading[1]
 
@@ -121,6 +126,21 @@ def test_a_task_is_patched_at_the_positions_that_have_a_name(ioi):
     ds = patching.sweep(model, pairs.clean, pairs.corrupted, "z", metric)
     expected = float((ds.patched - ds.corrupted).mean("example").sel(layer=1, head=1))
     assert heads.loc[(1, 1), "effect"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_names_are_preferred_to_numbers_even_if_all_prompts_are_alike():
+    report = study.run(task="induction", n=3, sites="resid_pre")
+    table = section(report, "resid_pre by layer and position, denoising").table
+    assert {label.split()[0] for label in table["pos"]} == {"previous", "answer", "END"}
+
+
+def test_pairs_that_do_not_show_the_behaviour_are_counted():
+    report = study.run(task="greater_than", n=8, sites="resid_pre")
+    n_reversed = int((section(report, "The pairs").table["gap"] < 0).sum())
+    assert n_reversed > 0
+    assert f"In {n_reversed} of 8 pairs the corrupted prompt favours the answer more" in text(
+        report
+    )
 
 
 def test_many_pairs_have_intervals_and_corrected_tests(ioi):
@@ -175,6 +195,15 @@ def test_pairs_of_a_file_that_differ_are_patched_where_they_have_a_name(tmp_path
     assert first["recovered_fraction"] == pytest.approx(1, abs=1e-5)
 
 
+def test_a_difference_that_stands_elsewhere_is_not_claimed(tmp_path):
+    drink = DRINK.format("Anna")
+    longer = (drink, drink.replace("black", "brown"), " black", " brown")
+    path = write(tmp_path, tuple(OWN.values()), longer)
+    short = section(study.run(file=path, sites="resid_pre", metric="prob"), "In short")
+    assert "in layer 0 at first difference ·black / ·brown (+1)" in short.reading[0]
+    assert "in layer 3 at none of the patched positions" in short.reading[0]
+
+
 def test_without_a_gap_there_are_effects_and_the_examples_are_named():
     clean, corrupted = (DRINK.format(name) for name in ("Anna", "John"))
     report = study.run(
@@ -182,6 +211,7 @@ def test_without_a_gap_there_are_effects_and_the_examples_are_named():
     )
     assert "at example 0." in text(report)
     assert "So this report shows effects, and no recovered fractions." in text(report)
+    assert "favours the answer more" not in text(report)
     assert "do not differ in this metric" in section(report, "In short").reading[0]
     for part in report.sections:
         assert part.table is None or "recovered_fraction" not in part.table
@@ -217,7 +247,7 @@ def test_a_stopped_study_says_what_is_missing():
 
 
 def test_a_study_that_is_stopped_at_once_has_its_pairs():
-    report = study.run(sites="z", progress=Stop(0))
+    report = study.run(sites="resid_pre", progress=Stop(0))
     titles = [part.title for part in report.sections]
     assert titles == [
         "This report is partial", "The pairs", "Token by token: the first pair",
