@@ -1,8 +1,11 @@
 """The finished model as a Hugging Face folder, with the card that says what it is and can do."""
 
 import hashlib
+import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from interp.model.gpt2 import HookedGPT2
 from interp.model.saving import save_huggingface
@@ -21,6 +24,8 @@ CARD_PROMPTS = 500
 """Held-out prompts per skill behind the card's scores."""
 CARD_SEED = 1
 """Seed of these prompts; training looks at others."""
+CIRCUITS = Path(__file__).with_name("circuits.json")
+"""The circuits of the committed weights, as `interp run colour_binding` and `ioi` measured them."""
 
 CARD = """# Card of the embedded model
 
@@ -72,6 +77,8 @@ all heads; a model that learned the colour through this edge alone would give bo
 same value after the cut. On held-out prompts with two pairs, the same cut (thing to colour, all
 heads) takes the accuracy from {two_pairs:.1%} to {two_pairs_cut:.1%}.
 
+{circuits}
+
 ## What it cannot do
 
 - Anything outside its {n_words} words and few sentence frames: other text is read in word pieces
@@ -82,6 +89,13 @@ heads) takes the accuracy from {two_pairs:.1%} to {two_pairs_cut:.1%}.
 - Word lists with repeated words, or of more than about 20 words.
 - Continue a text sensibly: where several words fit, it only knows how often they occur.
 """
+
+CIRCUITS_INTRODUCTION = """## Circuits
+
+Which heads do it, and what is lost without them: changes of a logit difference, in logits, mean and
+95 % bootstrap interval over held-out prompts. A position is named by its word: thing and asked are
+the thing's two mentions, after the word that follows the first; IO is the receiver, S1 and S2 are
+the giver's two mentions; END is the last word."""
 
 
 def export(
@@ -133,7 +147,55 @@ def card(
         two_pairs=scores["colour_binding_2"],
         two_pairs_cut=accuracy_with_cut_edges(model, two_pairs),
         n_words=len(vocabulary_words()),
+        circuits=circuits_section(sha256),
     )
+
+
+def circuits_section(sha256: str) -> str:
+    """The heads of both circuits with their effects, if they were measured on these weights."""
+    stored = json.loads(CIRCUITS.read_text())
+    if stored["sha256"] != sha256:
+        return (
+            "## Circuits\n\nNot measured for these weights; `interp run colour_binding` and "
+            "`interp run ioi` find them."
+        )
+    return "\n\n".join([CIRCUITS_INTRODUCTION, *map(_circuit, stored["circuits"])])
+
+
+def _circuit(circuit: Mapping[str, Any]) -> str:
+    """One circuit as two tables."""
+    columns = ["head", *circuit["columns"]]
+    heads = [[x["head"], *x["cells"], _interval(x["effect"])] for x in circuit["heads"]]
+    tests = [[what, _interval(change)] for what, change in circuit["tests"].items()]
+    return "\n\n".join(
+        [
+            f"### {circuit['title']}",
+            _paragraph(circuit["summary"]),
+            _paragraph(
+                f"Measured by `{circuit['command']}` on {circuit['n']} prompts: "
+                f"{circuit['measure']}, {_interval(circuit['intact'])} with nothing changed."
+            ),
+            _table(columns, heads),
+            _paragraph(
+                f"The change on prompts that had no part in finding them, by {circuit['ablation']}:"
+            ),
+            _table(["ablated together", "change"], tests),
+        ]
+    )
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, width=100)
+
+
+def _interval(numbers: Sequence[float]) -> str:
+    mean, low, high = numbers
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cut_rows(cuts: Sequence[EdgeCut], n_shown: int = 5) -> list[str]:
