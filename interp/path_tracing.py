@@ -131,8 +131,7 @@ def trace(
     weights = attention_between(model, base, positions).mean("example")
     known: set[Node] = set()
     parts: list[xr.Dataset] = []
-    inputs = [Input("", end, ())]
-    step = 0
+    inputs, step = [Input("", end, ())], 0
     while inputs:
         step += 1
         found: list[Node] = []
