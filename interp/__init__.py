@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interp import pictures as pictures
     from interp import progress as progress
     from interp import prompts as prompts
+    from interp import published as published
     from interp import report as report
     from interp import results as results
     from interp import statistics as statistics
@@ -87,6 +88,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "pictures",
         "progress",
         "prompts",
+        "published",
         "report",
         "results",
         "statistics",
