@@ -13,10 +13,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ten_lines_give_the_numbers_that_are_quoted(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(code.strip().splitlines()) == 10
+    ten_lines, sweep = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(ten_lines.strip().splitlines()) == 10
     scope: dict = {}
-    exec(code, scope)
+    exec(ten_lines, scope)
     weight, effect = (float(x) for x in re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
     intact = float(scope["metric"](scope["logits"]))
     quoted = re.search(
@@ -25,6 +25,12 @@ def test_the_ten_lines_give_the_numbers_that_are_quoted(capsys):
     assert quoted is not None
     expected = [float(number) for number in quoted.groups()]
     assert [weight, -effect, intact] == pytest.approx(expected, abs=0.06)
+    exec(sweep, scope)
+    positions = [int(float(x)) for x in re.findall(r"\d+", capsys.readouterr().out)]
+    quoted = re.search(r"layers 0 and 1 \(position (\d+)\), .* layers 2 and 3 \((\d+)\)", README)
+    assert quoted is not None
+    first, second = map(int, quoted.groups())
+    assert positions == [first, first, second, second]
 
 
 def test_every_command_that_is_named_exists():
