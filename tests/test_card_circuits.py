@@ -10,13 +10,17 @@ import pytest
 import interp.tiny
 from analyses import _binding_search as searching
 from analyses import _binding_tests as testing
-from interp import prompts
+from analyses import ioi
+from interp import head_classes, path_tracing, prompts
 from interp.model.gpt2 import HookedGPT2
+from interp.statistics import bootstrap_mean
 from interp.tiny.card import CIRCUITS, circuits_section
 
 FOLDER = Path(interp.tiny.__file__).parent
 SEED = 50
 """The card's numbers come from other prompts."""
+WEAK = 1.0
+"""Paths of fewer logits are found on some prompts and missed on others."""
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,39 @@ def test_no_control_of_the_colour_circuit_shows_anything(circuits):
             assert high < -0.7 * intact
         else:
             assert -testing.NIL * intact < low <= high < testing.NIL * intact
+
+
+def test_the_indirect_object_circuit_is_found_again_on_other_prompts(embedded, circuits):
+    card = circuits["ioi"]
+    pairs = prompts.ioi(embedded, 60, seed=SEED)
+    traced = path_tracing.trace(
+        embedded, pairs.clean, pairs.corrupted, pairs.metric(embedded), pairs.roles,
+        attended=ioi.ATTENDED,
+    )  # fmt: skip
+    table, _ = ioi.heads_found(embedded, pairs, traced)
+    fresh = {
+        (row["name"], row["class"], row["into"]): [row["mean"], row["low"], row["high"]]
+        for _, row in table.iterrows()
+    }
+    for row in card["heads"]:
+        kind, _, into = row["cells"]
+        if into == "logits" and min(map(abs, row["effect"])) > WEAK:
+            assert overlap(row["effect"], fresh[row["head"], kind, into]), row
+    heads = head_classes.members(table)
+    groups = {ioi.WITHOUT: heads}
+    outcome = ioi.without(
+        embedded,
+        pairs,
+        prompts.ioi(embedded, 300, seed=SEED + 1),
+        groups,
+        interp.progress.no_progress,
+    )
+    removed = bootstrap_mean(outcome["effect"].isel(group=0).values)
+    assert overlap(card["tests"]["the heads above"], list(removed))
+
+
+def test_without_what_is_not_named_no_indirect_object_is_lost(circuits):
+    card = circuits["ioi"]
+    others = {name: x for name, x in card["tests"].items() if name != "the heads above"}
+    assert len(others) == 2
+    assert all(low > -ioi.NIL * card["intact"][0] for _, low, _ in others.values())

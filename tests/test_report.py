@@ -40,6 +40,14 @@ def test_a_long_table_shows_its_first_rows_and_the_csv_has_them_all(tmp_path):
     assert "all are in" not in page
 
 
+def test_a_long_text_in_a_table_wraps_and_a_token_keeps_its_spaces(tmp_path):
+    table = pd.DataFrame({"text": ["a word " * 10, " black"], "number": [1.0, 2.0]})
+    Report("t", "q", (Section("Texts", (), table),)).write(tmp_path, command="x")
+    page = (tmp_path / "report.html").read_text()
+    assert '<td class="text long">a word a word' in page
+    assert '<td class="text"> black</td>' in page
+
+
 def test_each_chart_is_a_file_only_on_request(tmp_path):
     make_report().write(tmp_path, command="x")
     assert not list(tmp_path.glob("*.png"))
