@@ -148,7 +148,9 @@ ROWS = (
         ),
         shared=("*",),
     ),
-    Row(modules=("interp.charts", "interp.maps", "interp.pictures", "interp.report"), shared=("*",)),
+    Row(
+        modules=("interp.charts", "interp.maps", "interp.pictures", "interp.report"), shared=("*",)
+    ),
     Row(
         modules=(
             "dashboards",
