@@ -305,6 +305,7 @@ def test_what_cannot_be_patched_is_refused_with_the_reason(arguments, message):
 INTERRUPTED = """
 import os, signal, sys
 from interp import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell's children ignore it
 bar, steps_left = cli.progress, int(sys.argv.pop(1))
 def progress(steps, description):
     global steps_left
