@@ -1,6 +1,7 @@
 """Labelled results: what every number carries, so that it can be traced to a model and a run."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -24,8 +25,14 @@ def provenance(model: HookedGPT2) -> dict[str, str]:
     return {
         "model": model.cfg.model_name,
         "model_hash": model_hash(model),
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+        "versions": versions(),
     }
+
+
+@cache
+def versions() -> str:
+    """What is installed of the packages that decide a number."""
+    return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
 
 
 def token_names(model: HookedGPT2, batch: TokenBatch) -> list[list[str]]:
