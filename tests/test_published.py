@@ -493,6 +493,9 @@ def test_the_most_harmful_patches_are_those_of_plain_runs(subject, model, site):
     harmful = partial(other_studies.harmful_when_patched, subject, site)
     assert harmful(ranked[:2], 2).value == 2
     assert harmful([ranked[0], ranked[-1]], 2).value == 1
+    intact = float(metric(model(pairs.clean, positions="last")).mean())
+    changes = [float(change) for change in re.findall(r"[+-]\d\.\d+", harmful(ranked[:2], 2).note)]
+    assert changes == pytest.approx([costs[place] - intact for place in ranked[:2]], abs=6e-4)
 
 
 def test_a_suppressed_token_is_among_the_lowest_of_its_own_row(subject, model):
