@@ -142,9 +142,10 @@ def answer_table(model: HookedGPT2, pairs: PromptPairs) -> pd.DataFrame:
 
 
 def prefers_io(answers: pd.DataFrame, seed: int) -> bool:
-    """Whether the clean prompts' logit difference is above zero, with its interval."""
-    clean = answers.loc[answers["prompts"] == "clean", "logit_diff"]
-    return bootstrap_mean(clean, seed=seed).low > 0
+    """Whether the difference is above zero, and above the corrupted prompts', with intervals."""
+    sides = answers.groupby("prompts")["logit_diff"]
+    clean, corrupted = (sides.get_group(side).to_numpy() for side in ("clean", "corrupted"))
+    return all(bootstrap_mean(each, seed=seed).low > 0 for each in (clean, clean - corrupted))
 
 
 def behaviour_section(answers: pd.DataFrame, seed: int) -> Section:
@@ -168,8 +169,9 @@ def behaviour_section(answers: pd.DataFrame, seed: int) -> Section:
     ]
     if not prefers_io(answers, seed):
         reading.append(
-            "This model does not prefer the indirect object: the interval of the difference does "
-            "not lie above zero. There is no behaviour to explain, and the study ends here."
+            "This model does not prefer the indirect object: the difference, or what it is above "
+            "that of the corrupted prompts, has an interval that does not lie above zero. There is "
+            "no behaviour to explain, and the study ends here."
         )
     picture = charts.intervals(table, "Does the model prefer the indirect object?", "logit(IO - S)")
     return Section("Does the model do it?", tuple(reading), table, (picture,))

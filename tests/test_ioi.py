@@ -243,6 +243,7 @@ def test_backups_are_named_and_no_movers_leave_nothing_to_take_over():
         ((-9.0, -10.0, -8.0), (0.0, -0.1, 0.1), 0.7, "not enough: 30% is missing"),
         ((-1.0, -2.0, 0.5), (0.0, -0.1, 0.1), 1.0, "no more than removing others"),
         ((-1.0, -2.0, -0.5), (-1.0, -2.0, -0.4), 1.0, "no more than removing others"),
+        ((0.5, 0.2, 0.8), (1.0, 0.9, 1.1), 1.0, "no more than removing others"),
     ],
 )  # fmt: skip
 def test_the_verdict_follows_the_numbers(removed, control, faithfulness, expected):
@@ -273,6 +274,20 @@ def test_the_published_circuit_has_26_heads_in_7_classes():
     assert len(heads) == len(set(heads)) == 26
     assert len(ioi.PUBLISHED) == 7
     assert set(ioi.PUBLISHED) == {rule.name for rule in head_classes.RULES} | {"backup name mover"}
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupted", "prefers"),
+    [
+        ([3, 4, 5], [0, 0, 1], True),
+        ([3, -4, 0], [-9, -9, -9], False),
+        ([3, 4, 5], [3, 5, 4], False),
+    ],
+)
+def test_preference_is_above_zero_and_above_the_corrupted_prompts(clean, corrupted, prefers):
+    sides = ["clean"] * 3 + ["corrupted"] * 3
+    answers = pd.DataFrame({"prompts": sides, "logit_diff": [*clean, *corrupted]})
+    assert ioi.prefers_io(answers, seed=0) is prefers
 
 
 def test_a_model_that_cannot_do_it_ends_the_study(tmp_path):
