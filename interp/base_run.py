@@ -4,6 +4,7 @@ The base run is computed once, with everything that a later edit needs: the resi
 and inside each block, queries, keys, values and what the heads read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -111,6 +112,8 @@ class BaseRun:
         )
         self.reads = positions_in(batch, metric.positions)
         """Positions that the metric reads: `example chosen`."""
+        self.read_sets = [tuple(sorted(set(row))) for row in self.reads.tolist()]
+        """The same per example, ascending and once each."""
         everyone = torch.arange(len(batch.tokens), device=model.cfg.device)
         rows = self.streams[-1][everyone[:, None], self.reads]
         self.value = self.metric_of(rows, everyone)
@@ -163,6 +166,17 @@ class BaseRun:
         if unembed.b_U is not None:
             read = read + unembed.b_U[ids][:, None]
         return metric.of_read(at_least_float32(read))
+
+
+def rows_at(
+    value: Float[Tensor, "example pos *width"],
+    examples: Sequence[int] | Int[Tensor, " chosen"],
+    positions: Sequence[int],
+) -> Float[Tensor, "chosen chosen_pos *width"]:
+    """A copy of some positions of some examples, and of nothing else."""
+    rows = torch.as_tensor(examples, dtype=torch.long, device=value.device)
+    columns = torch.tensor(list(positions), dtype=torch.long, device=value.device)
+    return value[rows[:, None], columns]
 
 
 def _padded(value: Tensor, site: str, n_shared: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.base_run import BaseRun, Edit, Part, Point
+from interp.base_run import BaseRun, Edit, Part, Point, rows_at
 from interp.continuation import Continuation
 from interp.errors import PromptError
 from interp.memory import available_memory
@@ -97,7 +97,7 @@ def _parts(base: BaseRun, branch: Branch) -> Iterator[Part]:
     """A branch by what its examples' metric reads, without edits that nothing reads."""
     by_reads: dict[tuple[int, ...], list[int]] = {}
     for index, example in enumerate(branch.examples):
-        by_reads.setdefault(tuple(sorted(set(base.reads[example].tolist()))), []).append(index)
+        by_reads.setdefault(base.read_sets[example], []).append(index)
     for reads, rows in by_reads.items():
         edits = [_read_part(base, edit, reads, rows) for edit in branch.edits]
         edits = sorted((e for e in edits if e is not None), key=lambda edit: edit.layer)
@@ -207,4 +207,4 @@ def edit_of(point: Point, layer: int, values: Tensor, place: Place, head: int | 
     """What a layer's values (`example pos [head] width`) put at a place."""
     examples, positions = place
     chosen = values if head is None else values[:, :, head]
-    return Edit(point, layer, positions, chosen[list(examples)][:, list(positions)], head)
+    return Edit(point, layer, positions, rows_at(chosen, examples, positions), head)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.base_run import BaseRun, Edit, Part
+from interp.base_run import BaseRun, Edit, Part, rows_at
 from interp.model.gpt2 import Heads, Keys
 from interp.model.hooks import BlockHooks, Hooks
 from interp.model.running import Resid
@@ -102,7 +102,7 @@ class Continuation:
         if index in self.begun:
             span, own = self._remove(index)
         wide = tuple(sorted({*span.positions, *positions}))
-        rows = stream[examples][:, list(wide)]
+        rows = rows_at(stream, examples, wide)
         if own is not None:
             rows[:, _where(wide, span.positions)] = own
         return span._replace(positions=wide), _Group(ids, examples, rows)
@@ -122,7 +122,7 @@ class Continuation:
     def _put(self, index: int, span: _Span, group: _Group, stream: Resid) -> None:
         """Add branches to the batch, without those that equal the base run for good."""
         if len(self.parts[index].edits) == 1:
-            base = stream[group.examples][:, list(span.positions)]
+            base = rows_at(stream, group.examples, span.positions)
             changed = (group.rows != base).flatten(1).any(dim=1)
             group = group if bool(changed.all()) else _Group(*(x[changed] for x in group))
         self.begun.add(index)
@@ -155,7 +155,7 @@ class Continuation:
                     continue
                 span, group = self._take(index, (), self.base.streams[layer])
                 if len(self.parts[index].edits) == 1:
-                    base = values[layer][group.examples][:, list(edit.positions), edit.head]
+                    base = rows_at(values[layer], group.examples, edit.positions)[:, :, edit.head]
                     changed = (edit.values != base).flatten(1).any(dim=1)
                     group = _Group(*(x[changed] for x in group))
                 self.begun.add(index)
@@ -168,14 +168,14 @@ class Continuation:
         for index, edit in self._edits_at(layer, "z"):
             if index not in settled:
                 span, group = self._take(index, edit.positions, mid)
-                own = self.base.z[layer][group.examples][:, list(edit.positions), edit.head]
+                own = rows_at(self.base.z[layer], group.examples, edit.positions)[:, :, edit.head]
                 written = (edit.values - own) @ W_O[edit.head]
                 group.rows[:, _where(span.positions, edit.positions)] += written
                 self._put(index, span, group, mid)
         for index, edit in self._edits_at(layer, "attn_out"):
             if index not in settled:
                 span, group = self._take(index, edit.positions, mid)
-                before = self.base.streams[layer][group.examples][:, list(edit.positions)]
+                before = rows_at(self.base.streams[layer], group.examples, edit.positions)
                 group.rows[:, _where(span.positions, edit.positions)] = before + edit.values
                 self._put(index, span, group, mid)
 
@@ -298,7 +298,7 @@ class Continuation:
             if index not in born_before:
                 after = self.base.streams[layer + 1]
                 span, group = self._take(index, edit.positions, after)
-                before = self.base.mids[layer][group.examples][:, list(edit.positions)]
+                before = rows_at(self.base.mids[layer], group.examples, edit.positions)
                 group.rows[:, _where(span.positions, edit.positions)] = before + edit.values
                 self._put(index, span, group, after)
 

@@ -24,7 +24,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.base_run import BaseRun, Edit
+from interp.base_run import BaseRun, Edit, rows_at
 from interp.branches import ROWS, Branch, Component, Outcome, check_component, evaluate
 from interp.errors import PromptError
 from interp.metrics import Metric
@@ -211,7 +211,7 @@ def _carried(
     """
 
     def at_place(value: Tensor) -> Tensor:
-        return value[list(place[0])][:, list(place[1])]
+        return rows_at(value, *place)
 
     heard: dict[Receiver, Tensor] = {}
     rows = at_place(base.streams[0]).expand(len(senders), -1, -1, -1).clone()
@@ -224,10 +224,10 @@ def _carried(
         mid = at_place(base.mids[layer])
         rows[:before] += mid - at_place(base.streams[layer])
         rows[before:] = mid
+        change = at_place(source["z", layer]) - at_place(base.z[layer])
         for row, (each, part) in enumerate(senders):
             if each == layer and isinstance(part, int):
-                change = at_place(source["z", layer] - base.z[layer])[:, :, part]
-                rows[row] += change @ block.attn.W_O[part]
+                rows[row] += change[:, :, part] @ block.attn.W_O[part]
         began = sum(each < layer or (each == layer and part != "mlp") for each, part in senders)
         rows = _after_mlp(base, rows, layer, place, freeze_mlps) if began else rows
         after = at_place(base.streams[layer + 1])
@@ -251,8 +251,7 @@ def _after_mlp(
     base: BaseRun, rows: Rows, layer: int, place: Place, freeze_mlps: bool
 ) -> Rows:  # fmt: skip
     if freeze_mlps:
-        written = (base.streams[layer + 1] - base.mids[layer])[list(place[0])][:, list(place[1])]
-        return rows + written
+        return rows + (rows_at(base.streams[layer + 1], *place) - rows_at(base.mids[layer], *place))
     block, at = base.model.blocks[layer], BlockHooks(Hooks(base.model), layer)
     return rows + block.mlp(block.ln2(rows.flatten(0, 1)), at).reshape(rows.shape)
 
