@@ -74,8 +74,6 @@ ROWS = (
             "interp.model.token_paths",
             "interp.model.bridged_cache",
             "interp.model.bridged",
-            "interp.model.bridged_cache",
-            "interp.model.bridged",
             "interp.model.bridge",
             "interp.model.loading",
             "interp.tiny",
