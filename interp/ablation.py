@@ -19,22 +19,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.base_run import BaseRun, Point
-from interp.branches import (
-    Branch,
-    Component,
-    Outcome,
-    Values,
-    check_component,
-    edit_of,
-    evaluate,
-    grid,
-)
+from interp.branches import Component, Outcome, Values, evaluate, grid, together
 from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook, HookFunction, NamesFilter, block_name, full_name
 from interp.model.tokens import Prompt, TokenBatch
-from interp.pairs import Place
+from interp.pairs import Place, grouped_places
 from interp.progress import Progress, no_progress
 from interp.results import provenance, token_names
 
@@ -120,18 +111,12 @@ def ablate_together(
         PromptError: as `sweep`; also a component that the model does not have.
     """
     base = BaseRun(model, model.as_batch(tokens), metric)
-    values = {p: replacements(base, p, kind, reference, seed) for p in ("z", "mlp_out")}
+    values: dict[Point, Values] = {
+        "z": replacements(base, "z", kind, reference, seed),
+        "mlp_out": replacements(base, "mlp_out", kind, reference, seed),
+    }
     places = _places(base.batch, range(base.batch.tokens.shape[1]))
-    branches = []
-    for cell, components in enumerate(groups.values()):
-        for place in places:
-            edits = []
-            for layer, part in components:
-                check_component(model, layer, part)
-                head = part if isinstance(part, int) else None
-                point: Point = "mlp_out" if head is None else "z"
-                edits.append(edit_of(point, layer, values[point][layer], place, head))
-            branches.append(Branch(cell, place[0], tuple(edits)))
+    branches = list(together(model, groups.values(), values, places))
     outcome = evaluate(
         base, branches, len(groups), max_memory=max_memory, progress=progress,
         description="Ablating",
@@ -211,12 +196,8 @@ def _drawn(batch: TokenBatch, reference: TokenBatch, seed: int) -> Int[Tensor, "
 
 def _places(batch: TokenBatch, positions: Sequence[int]) -> list[Place]:
     """Examples by which of these positions they have."""
-    together: dict[tuple[int, ...], list[int]] = {}
-    for example, length in enumerate(batch.lengths.tolist()):
-        own = tuple(p for p in positions if p < length)
-        if own:
-            together.setdefault(own, []).append(example)
-    return [(tuple(examples), own) for own, examples in together.items()]
+    n_examples = len(batch.tokens)
+    return grouped_places([positions] * n_examples, [0] * n_examples, batch.lengths.tolist())
 
 
 def _dataset(base: BaseRun, dims: Mapping[str, Sequence[Any]], outcome: Outcome) -> xr.Dataset:

@@ -11,7 +11,7 @@ the metric reads, and the unembedding only its tokens. A branch that changes not
 The numbers are those of one hooked forward per edit, to float rounding.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -208,3 +208,28 @@ def edit_of(point: Point, layer: int, values: Tensor, place: Place, head: int | 
     examples, positions = place
     chosen = values if head is None else values[:, :, head]
     return Edit(point, layer, positions, rows_at(chosen, examples, positions), head)
+
+
+def together(
+    model: HookedGPT2,
+    groups: Iterable[Sequence[Component]],
+    values: Mapping[Point, Values],
+    places: Sequence[Place],
+) -> Iterator[Branch]:
+    """One cell for each group: its heads' z and its MLPs' output replaced at the same time.
+
+    Args:
+        values: What is put at "z" and at "mlp_out".
+
+    Raises:
+        PromptError: a component that the model does not have.
+    """
+    for cell, components in enumerate(groups):
+        for place in places:
+            edits = []
+            for layer, part in components:
+                check_component(model, layer, part)
+                head = part if isinstance(part, int) else None
+                point: Point = "mlp_out" if head is None else "z"
+                edits.append(edit_of(point, layer, values[point][layer], place, head))
+            yield Branch(cell, place[0], tuple(edits))

@@ -161,10 +161,17 @@ def places_of(pairs: TokenPairs, columns: Sequence[Int[Tensor, " example"]]) -> 
 
     Before the first differing token both runs are the same, and after its end a prompt is padding.
     """
+    starts, ends = pairs.first_difference.tolist(), pairs.clean.lengths.tolist()
+    return grouped_places(torch.stack(list(columns)).T.tolist(), starts, ends)
+
+
+def grouped_places(
+    positions: Sequence[Sequence[int]], starts: Sequence[int], ends: Sequence[int]
+) -> list[Place]:
+    """Examples by which of their positions lie from their start to before their end."""
     together: dict[tuple[int, ...], list[int]] = {}
-    ends, own_positions = pairs.clean.lengths.tolist(), torch.stack(list(columns)).T.tolist()
-    for example, first in enumerate(pairs.first_difference.tolist()):
-        own = sorted({p for p in own_positions[example] if first <= p < ends[example]})
+    for example, (row, start, end) in enumerate(zip(positions, starts, ends, strict=True)):
+        own = sorted({position for position in row if start <= position < end})
         if own:
             together.setdefault(tuple(own), []).append(example)
     return [(tuple(examples), own) for own, examples in together.items()]

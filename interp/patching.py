@@ -16,16 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.base_run import BaseRun, Point
-from interp.branches import (
-    Branch,
-    Component,
-    Outcome,
-    Values,
-    check_component,
-    edit_of,
-    evaluate,
-    grid,
-)
+from interp.branches import Component, Outcome, Values, evaluate, grid, together
 from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model import formula
@@ -138,16 +129,9 @@ def patch_together(
     base = BaseRun(model, pairs.base(direction), metric)
     other, _, z = _source(base, pairs, direction, "z")
     *_, mlp_out = _source(base, pairs, direction, "mlp_out")
-    branches = []
-    for cell, components in enumerate(groups.values()):
-        for place in places_of(pairs, list(chosen.values())):
-            edits = []
-            for layer, part in sorted(components, key=str):
-                check_component(model, layer, part)
-                head = part if isinstance(part, int) else None
-                point, values = ("mlp_out", mlp_out) if head is None else ("z", z)
-                edits.append(edit_of(point, layer, values[layer], place, head))
-            branches.append(Branch(cell, place[0], tuple(edits)))
+    values: dict[Point, Values] = {"z": z, "mlp_out": mlp_out}
+    places = places_of(pairs, list(chosen.values()))
+    branches = list(together(model, groups.values(), values, places))
     outcome = evaluate(base, branches, len(groups), max_memory=max_memory, progress=progress)
     dims = {"group": list(groups)}
     return _dataset(base, other, pairs, direction, chosen, dims, outcome)
