@@ -26,6 +26,7 @@ from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.weights import model_hash
 from interp.progress import Progress, no_progress
+from interp.prompts.drawing import single_tokens
 from interp.report import Report, Section
 from interp.statistics import bootstrap_mean
 from interp.tiny.language import LIST_WORDS
@@ -67,8 +68,8 @@ def run(
 
 def single_token_words(model: HookedGPT2) -> list[int]:
     """Ids of the words that are one token for this model."""
-    split = [model.to_tokens(f" {word}", prepend_bos=False)[0].tolist() for word in LIST_WORDS]
-    return sorted({ids[0] for ids in split if len(ids) == 1})
+    words = single_tokens(model, LIST_WORDS, at_least=2)
+    return sorted({model.to_single_token(f" {word}") for word in words})
 
 
 def second_half_loss(
