@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from interp import effects, maps
-from interp.patching import STREAM_SITES
+from interp.sites import STREAM_SITES
 
 SIZEABLE = 0.1
 """Effects from this share of the mean gap on are counted."""

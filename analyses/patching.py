@@ -38,6 +38,7 @@ from interp.progress import Progress, StoppableProgress, no_progress
 from interp.prompts import PromptPair, PromptPairs
 from interp.prompts.drawing import last_position
 from interp.report import Report
+from interp.sites import SITES
 
 CLEAN = "I love the color black, I hope someday to have a cat like that. The cat is"
 OWN = {
@@ -62,7 +63,6 @@ METRICS: dict[str, Callable[[HookedGPT2, PromptPairs], Metric]] = {
 DIRECTIONS = {name: (name,) for name in sections.DONE} | {"both": tuple(sections.DONE)}
 VECTORS = ("z", "q", "k", "v")
 """Sites of heads that can be patched position by position."""
-SITES = (*patching.STREAM_SITES, *patching.HEAD_SITES)
 
 
 def run(

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from interp import published as published
     from interp import report as report
     from interp import results as results
+    from interp import sites as sites
     from interp import statistics as statistics
     from interp import tiny as tiny
     from interp.model.cache import ActivationCache as ActivationCache
@@ -91,6 +92,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "published",
         "report",
         "results",
+        "sites",
         "statistics",
         "tiny",
     ],

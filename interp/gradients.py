@@ -33,11 +33,8 @@ from interp.model.tokens import Prompt
 from interp.pairs import Positions, TokenPairs, chosen_positions, token_pairs
 from interp.patched_patterns import effects_by_query, effects_of_single_keys
 from interp.results import patched_dataset
+from interp.sites import SITES, STREAM_SITES, check_site
 
-STREAM_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-VECTOR_SITES = ("z", "q", "k", "v")
-"""By head, each position a vector of its own."""
-SITES = (*STREAM_SITES, *VECTOR_SITES, "pattern")
 CORRECTIONS = ("qk_fix", "grad_drop")
 THROUGH_SOFTMAX = ("q", "k")
 
@@ -53,14 +50,9 @@ class _Options:
 
     def check(self, site: str, n_layers: int) -> None:
         """Refuse what has no meaning for this site."""
-        for kind, names, known in (
-            ("site", [site], SITES),
-            ("correction", self.corrections, CORRECTIONS),
-        ):
-            for name in set(names) - set(known):
-                raise PromptError(f"Unknown {kind} {name!r}. Known: {', '.join(known)}.")
-        if self.per_position and site == "pattern":
-            raise PromptError("A pattern belongs to query and key positions; use z, q, k or v.")
+        check_site(site, self.per_position)
+        for name in set(self.corrections) - set(CORRECTIONS):
+            raise PromptError(f"Unknown correction {name!r}. Known: {', '.join(CORRECTIONS)}.")
         if "qk_fix" in self.corrections and site not in THROUGH_SOFTMAX:
             raise PromptError(f"qk_fix is for q and k; {site} does not act through the softmax.")
         if "grad_drop" in self.corrections and n_layers == 1:
@@ -86,7 +78,7 @@ def attribution_patching(
     """Estimate `patching.sweep` of the same arguments in two forwards and one backward.
 
     Args:
-        site: What is patched: one of `SITES`.
+        site: What is patched: one of `sites.SITES`.
         direction: Denoising patches clean values into the corrupted run, noising the reverse. The
             gradient is taken in the run that is patched.
         positions: Which positions are patched (of a pattern: which queries); by default all. Named

@@ -8,7 +8,7 @@ one forward pass each.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import xarray as xr
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from interp.base_run import BaseRun, Point
 from interp.branches import Component, Outcome, Values, evaluate, grid, together
-from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model import formula
 from interp.model.gpt2 import HookedGPT2
@@ -26,15 +25,19 @@ from interp.model.tokens import Prompt
 from interp.pairs import Positions, TokenPairs, chosen_positions, places_of, token_pairs
 from interp.progress import Progress, no_progress
 from interp.results import patched_dataset
+from interp.sites import HEAD_SITES, STREAM_SITES, check_site
 
-StreamSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-"""Patched by layer and position."""
-HeadSite = Literal["z", "q", "k", "v", "pattern"]
-"""Patched by layer and head, at all positions together or (not `pattern`) by position."""
-STREAM_SITES, HEAD_SITES = get_args(StreamSite), get_args(HeadSite)
 POINTS: dict[str, Point] = {
-    **{site: site for site in STREAM_SITES},
-    **{"z": "z", "q": "z", "pattern": "z", "k": "k", "v": "v"},
+    "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
+    "resid_post": "resid_post",
+    "attn_out": "attn_out",
+    "mlp_out": "mlp_out",
+    "z": "z",
+    "q": "z",
+    "k": "k",
+    "v": "v",
+    "pattern": "z",
 }
 """Where the engine edits: a patched query or pattern is a patched z."""
 
@@ -59,7 +62,7 @@ def sweep(
     Args:
         clean, corrupted: Prompts of equal token length per pair; row i of one belongs to row i of
             the other.
-        site: A `StreamSite` or a `HeadSite`.
+        site: One of `sites.SITES`.
         metric: What is measured, for each example.
         direction: "denoising" (clean values into the corrupted run) or "noising".
         positions: Where to patch: everywhere by default, or positions, or named positions (one for
@@ -81,7 +84,7 @@ def sweep(
         PromptError: pairs that cannot be compared, an unknown site or direction, a position out
             of range, a metric that is not finite, too little memory for one branch.
     """
-    _check_site(site, per_position)
+    check_site(site, per_position)
     pairs = token_pairs(model, clean, corrupted)
     chosen = chosen_positions(pairs, positions)
     base = BaseRun(model, pairs.base(direction), metric)
@@ -135,16 +138,6 @@ def patch_together(
     outcome = evaluate(base, branches, len(groups), max_memory=max_memory, progress=progress)
     dims = {"group": list(groups)}
     return _dataset(base, other, pairs, direction, chosen, dims, outcome)
-
-
-def _check_site(site: str, per_position: bool) -> None:
-    if site not in STREAM_SITES + HEAD_SITES:
-        raise PromptError(
-            f"There is no site {site!r}. By layer and position: {', '.join(STREAM_SITES)}; by "
-            f"layer and head: {', '.join(HEAD_SITES)}."
-        )
-    if per_position and site == "pattern":
-        raise PromptError("A pattern belongs to query and key positions; use z, q, k or v.")
 
 
 def _source(

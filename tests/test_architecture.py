@@ -41,6 +41,7 @@ ROWS = (
             "interp.errors",
             "interp.memory",
             "interp.progress",
+            "interp.sites",
             "interp.model.formula",
             "interp.model.hooks",
             "interp.model.config",

@@ -6,12 +6,12 @@ import torch
 from interp import causal_facts, metrics, patching
 from interp.model.gpt2 import HookedGPT2
 from interp.pairs import token_pairs
+from interp.sites import HEAD_SITES, SITES
 
 TOLERANCE = 1e-4
 CLEAN = ["The cat is black.", "I love the color black, I hope"]
 CORRUPTED = ["The cat is black!", "I hope the color black, I love"]
 METRIC = metrics.logit_diff([5, 6], [9, 10])
-SITES = (*patching.STREAM_SITES, *patching.HEAD_SITES)
 
 
 def runs(model: HookedGPT2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_a_cell_is_measured_again(random_gpt2, site, per_position, direction):
             per_position=per_position,
         )  # fmt: skip
         cell = {"layer": 1}
-        cell |= {"head": 2} if site in patching.HEAD_SITES else {}
+        cell |= {"head": 2} if site in HEAD_SITES else {}
         cell |= {"pos": ds["pos"].values[-1]} if "pos" in ds.patched.dims else {}
         fact = causal_facts.cell_by_a_plain_forward(
             random_gpt2, CLEAN, CORRUPTED, METRIC, ds, cell, positions

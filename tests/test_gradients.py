@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from interp import agreement, gradients, patching
+from interp import agreement, gradients, patching, sites
 from interp.errors import PromptError
 from interp.metrics import logit_diff, logprob
 from interp.model.gpt2 import Block, HookedGPT2
@@ -62,7 +62,7 @@ def patch_each(
     base, source = pairs.base(direction), pairs.source(direction)
     _, values = model.run_with_cache(source)
     before = METRIC(model(base, positions="last"))
-    by_head = site not in gradients.STREAM_SITES
+    by_head = site not in sites.STREAM_SITES
     layers = range(model.cfg.n_layers) if layers is None else layers
     sizes = [len(layers), *[model.cfg.n_heads] * by_head]
     sizes += [base.tokens.shape[1]] * (per_position or not by_head)
@@ -107,13 +107,13 @@ def linear_after_attention(model: HookedGPT2) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("site", gradients.SITES)
+@pytest.mark.parametrize("site", sites.SITES)
 def test_a_small_step_towards_the_source_has_the_estimated_effect(precise_gpt2, site, direction):
     exact = patch_each(precise_gpt2, site, direction, step=SMALL_STEP)
     assert_close(estimate(precise_gpt2, site, direction), exact, CURVATURE)
 
 
-@pytest.mark.parametrize("site", gradients.VECTOR_SITES)
+@pytest.mark.parametrize("site", sites.VECTOR_SITES)
 def test_heads_are_estimated_by_position_too(precise_gpt2, site):
     exact = patch_each(precise_gpt2, site, per_position=True, step=SMALL_STEP)
     by_position = estimate(precise_gpt2, site, per_position=True)
@@ -195,7 +195,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return done
 
 
-@pytest.mark.parametrize("site", gradients.SITES)
+@pytest.mark.parametrize("site", sites.SITES)
 def test_a_site_takes_two_forwards_and_one_backward(random_gpt2, work, site):
     gradients.attribution_patching(random_gpt2, CLEAN, CORRUPTED, site, METRIC)
     assert work == {"blocks": 2 * random_gpt2.cfg.n_layers, "backwards": 1}
@@ -204,7 +204,7 @@ def test_a_site_takes_two_forwards_and_one_backward(random_gpt2, work, site):
 def test_all_sites_together_take_no_more(random_gpt2, work):
     together = gradients.all_sites(random_gpt2, CLEAN, CORRUPTED, METRIC, "noising")
     assert work == {"blocks": 2 * random_gpt2.cfg.n_layers, "backwards": 1}
-    assert list(together) == list(gradients.SITES)
+    assert list(together) == list(sites.SITES)
     for site, ds in together.items():
         alone = gradients.attribution_patching(
             random_gpt2, CLEAN, CORRUPTED, site, METRIC, "noising"
@@ -350,7 +350,7 @@ def test_a_result_says_what_it_is(random_gpt2):
 @pytest.mark.parametrize(
     ("site", "options", "message"),
     [
-        ("resid", {}, "Unknown site 'resid'. Known: resid_pre, resid_mid"),
+        ("resid", {}, "There is no site 'resid'. By layer and position: resid_pre, resid_mid"),
         ("q", {"corrections": ["qkfix"]}, "Unknown correction 'qkfix'. Known: qk_fix, grad_drop"),
         ("pattern", {"per_position": True}, "query and key positions; use z, q, k or v"),
         ("z", {"corrections": ["qk_fix"]}, "z does not act through the softmax"),

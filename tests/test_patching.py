@@ -20,11 +20,11 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook, full_name
 from interp.model.tokens import TokenBatch
 from interp.pairs import TokenPairs, token_pairs
+from interp.sites import SITES, STREAM_SITES
 from interp.tiny.language import held_out_examples
 from tests.plain_runs import plain_run, random_model
 
 TOLERANCE = 1e-4
-SITES = (*patching.STREAM_SITES, *patching.HEAD_SITES)
 CLEAN = ["The cat is black.", "I love the color black, I hope"]
 CORRUPTED = ["The cat is black!", "I hope the color black, I love"]
 
@@ -144,7 +144,7 @@ def test_any_sweep_is_exact(data: st.DataObject) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("site", patching.STREAM_SITES)
+@pytest.mark.parametrize("site", STREAM_SITES)
 def test_patching_before_the_first_difference_has_exactly_no_effect(
     tiny: HookedGPT2, binding: tuple, site: str
 ) -> None:
