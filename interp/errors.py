@@ -51,3 +51,19 @@ class OfflineError(InterpError):
     """Something is not on this machine, and the hub cannot be reached."""
 
     exit_code = 3
+
+
+class StoreError(InterpError):
+    """A question or a request that an activation store cannot answer."""
+
+
+class DamagedStoreError(StoreError):
+    """A file of an activation store is missing, altered or not what its record says."""
+
+    exit_code = 4
+
+
+class ResourceError(InterpError):
+    """The machine has too little disk or memory for what was asked, or a disk failed."""
+
+    exit_code = 3

@@ -138,12 +138,35 @@ ROWS = (
             "interp.head_classes",
             "interp.circuits",
             "interp.faithfulness",
+            "interp.store.naming",
+            "interp.store.files",
+            "interp.store.durable",
+            "interp.store.object_files",
             "interp.store.spec",
+            "interp.store.moments",
+            "interp.store.shards",
+            "interp.store.commits",
+            "interp.store.attempts",
+            "interp.store.texts",
+            "interp.store.sequences",
+            "interp.store.thinning",
+            "interp.store.plan",
+            "interp.store.recording",
             "interp.store.writer",
+            "interp.store.workers",
+            "interp.store.slurm_runner",
+            "interp.store.ray_runner",
+            "interp.store.preflight",
+            "interp.store.collecting",
+            "interp.store.index",
             "interp.store.reader",
+            "interp.store.views",
             "interp.store.shuffle",
-            "interp.store.runners",
+            "interp.store.exports",
+            "interp.store.upkeep",
             "interp.store",
+            "interp.probes",
+            "interp.sparse_autoencoder",
         ),
         shared=("*",),
     ),
@@ -200,7 +223,7 @@ FACADES = ("interp", "interp.model")
 OWNERS = {
     "transformer_lens": ("interp.model.bridge", "benchmarks*"),
     "streamlit": ("dashboards*",),
-    "ray": ("interp.store.runners", "benchmarks*"),
+    "ray": ("interp.store.ray_runner", "benchmarks*"),
     "nnsight": ("benchmarks*",),
 }
 """Heavy libraries and the only modules that may import them."""
@@ -427,7 +450,7 @@ def declared_libraries() -> set[str]:
     """What pyproject.toml asks for, with the extras that are used at run time."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["ray"], *extras["bench"]]
+    requirements = [*project["dependencies"], *extras["ray"], *extras["export"], *extras["bench"]]
     return {normalised(re.match(r"[\w.-]+", line)[0]) for line in requirements}
 
 
