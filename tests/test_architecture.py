@@ -559,7 +559,7 @@ def test_checker_refuses_import(module: str, source: str, why: str) -> None:
         ("interp.patching", "from interp.branches import run_branches\nimport torch"),
         ("interp.heads", "from interp.prompts import repeated"),
         ("interp.model.bridge", "from transformer_lens.model_bridge import TransformerBridge"),
-        ("interp.store", "from .runners import collect"),
+        ("interp.store", "from .writer import collect"),
         ("interp.cli", "import interp\nfrom dashboards import launch\nimport analyses.ioi"),
         ("dashboards.views.heads", "import streamlit\nimport interp\nfrom dashboards import state"),
         ("analyses.ioi", "import interp\nfrom interp import charts, report"),
