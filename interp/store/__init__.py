@@ -1,0 +1,1 @@
+"""Activations on disk: exact, described, checksummed, and never half written."""
