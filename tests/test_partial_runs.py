@@ -61,6 +61,51 @@ def test_a_run_to_a_layer_skips_those_above(random_gpt2: HookedGPT2, stop: int) 
     assert torch.equal(random_gpt2(TOKENS, return_type=None, stop_at_layer=stop), expected)
 
 
+@pytest.mark.parametrize(
+    ("names", "last_layer", "mlp_runs"),
+    [
+        (["hook_embed"], None, 0),
+        (["blocks.1.hook_resid_pre"], 1, 1),
+        (["blocks.1.attn.hook_z", "blocks.0.mlp.hook_post"], 1, 1),
+        (["blocks.0.hook_resid_mid"], 0, 0),
+        (["blocks.2.hook_mlp_out"], 2, 3),
+        (["ln_final.hook_normalized"], 2, 3),
+    ],
+)
+def test_a_recording_ends_the_run_when_it_has_everything(
+    random_gpt2: HookedGPT2, names: list[str], last_layer: int | None, mlp_runs: int
+) -> None:
+    _, cache = random_gpt2.run_with_cache(SHORTER, names_filter=names)
+    mlps = []
+    handles = [
+        block.mlp.register_forward_pre_hook(lambda *_: mlps.append(1))
+        for block in random_gpt2.blocks
+    ]
+    with CountedBlocks(random_gpt2) as layers:
+        values = random_gpt2.record(SHORTER, names)
+    for handle in handles:
+        handle.remove()
+    assert values.keys() == set(names)
+    assert all(torch.equal(values[name], cache[name]) for name in names)
+    assert layers == list(range(last_layer + 1)) if last_layer is not None else layers == []
+    assert len(mlps) == mlp_runs
+
+
+def test_a_recording_does_not_cut_off_the_hooks_around_it(random_gpt2: HookedGPT2) -> None:
+    seen = []
+    look = ("blocks.2.hook_mlp_out", lambda value, hook: seen.append(hook.name))
+    with random_gpt2.hooks([look]):
+        values = random_gpt2.record(TOKENS, "hook_embed")
+    assert seen == ["blocks.2.hook_mlp_out"]
+    assert list(values) == ["hook_embed"]
+
+
+def test_a_recording_needs_every_name(random_gpt2: HookedGPT2) -> None:
+    stream = random_gpt2.record(TOKENS, "blocks.1.hook_resid_pre")["blocks.1.hook_resid_pre"]
+    with pytest.raises(HookError, match=r"never fired: blocks\.0\.hook_mlp_out"):
+        random_gpt2.record(stream, "blocks.*.hook_mlp_out", start_at_layer=1)
+
+
 def test_negative_layers_count_from_the_end(random_gpt2: HookedGPT2) -> None:
     _, cache = random_gpt2.run_with_cache(TOKENS)
     stream = random_gpt2(cache["resid_pre", 1], start_at_layer=-2, stop_at_layer=-1)

@@ -247,6 +247,10 @@ HookFunction = Callable[[Tensor, Hook], Tensor | None]
 HookList = Iterable[tuple[NamesFilter, HookFunction]]
 
 
+class RunEnded(Exception):
+    """Ends a run that has computed everything it was asked for; `HookedRuns.record` catches it."""
+
+
 @dataclass
 class Recording:
     """Values that a call is asked to keep."""
@@ -264,6 +268,8 @@ class Recording:
     and_edited: bool = False
     """Keep every edited value too."""
     device: str | torch.device | None = None
+    ends_run: bool = False
+    """End the run as soon as everything that must fire has fired."""
 
     def keep(self, name: str, value: Tensor, edited: bool) -> None:
         """Take a value, if it was asked for."""
@@ -348,6 +354,7 @@ class Hooks:
         self._wanted = frozenset(self.forward).union(self.backward, *recorded)
         self._context: dict[str, Any] = {}
         self._fired: set[str] = set()
+        self._ends_early = any(recording.ends_run for recording in self.recordings)
 
     def wants(self, name: str) -> bool:
         """Whether anybody looks at or edits this value."""
@@ -375,7 +382,13 @@ class Hooks:
             value = self._watch_gradient(name, value)
         for recording in self.recordings:
             recording.keep(name, value, edited=name in self.forward)
+        if self._ends_early and not self._silent():
+            raise RunEnded
         return value
+
+    def _silent(self) -> list[frozenset[str]]:
+        """Sets of names of which none has fired yet, though one has to."""
+        return [group for group in self._must_fire if not group & self._fired]
 
     def _apply(self, function: HookFunction, name: str, value: Tensor) -> Tensor:
         own = value.clone()  # an in-place edit must reach neither a cached tensor nor an alias
@@ -405,8 +418,7 @@ class Hooks:
 
     def check_all_fired(self) -> None:
         """Raise if something was asked for that this run never computed."""
-        silent = [group for group in self._must_fire if not group & self._fired]
-        if silent:
+        if silent := self._silent():
             names = sorted(frozenset().union(*silent))
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             raise HookError(

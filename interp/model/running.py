@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, Self, TypedDict, Unpack
 
 import torch
@@ -17,6 +17,7 @@ from interp.model.hooks import (
     NamesFilter,
     Recording,
     Request,
+    RunEnded,
     groups_that_must_fire,
     make_request,
     owned,
@@ -192,6 +193,25 @@ class HookedRuns(TextInterface, nn.Module):
         """`forward` with hooks for this one call; arguments as in `hooks` and `forward`."""
         with self.hooks(fwd_hooks, bwd_hooks):
             return self(input, return_type, **options)
+
+    def record(
+        self, input: Prompt | Resid, names_filter: NamesFilter, **options: Unpack[ForwardOptions]
+    ) -> dict[str, Tensor]:
+        """The values at these points, from a run that ends when it has computed the last of them.
+
+        Args:
+            names_filter: As in `run_with_cache`; every name has to be computed by this run.
+        """
+        names = select_names(names_filter, self.cfg.n_layers)
+        must_fire = [frozenset([name]) for name in names]
+        recording = Recording(frozenset(names), must_fire, ends_run=True)
+        with (
+            requested(Request(self, recording=recording)),
+            suppress(RunEnded),
+            torch.no_grad(),
+        ):
+            self(input, None, **options)
+        return recording.values
 
     def run_with_cache(
         self,
