@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from interp import results as results
     from interp import sites as sites
     from interp import statistics as statistics
+    from interp import store as store
     from interp import tiny as tiny
     from interp.model.cache import ActivationCache as ActivationCache
     from interp.model.config import ModelConfig as ModelConfig
@@ -94,6 +95,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "results",
         "sites",
         "statistics",
+        "store",
         "tiny",
     ],
     submod_attrs={
