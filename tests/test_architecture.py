@@ -139,6 +139,7 @@ ROWS = (
             "interp.circuits",
             "interp.faithfulness",
             "interp.store.naming",
+            "interp.store.sealed",
             "interp.store.files",
             "interp.store.durable",
             "interp.store.object_files",
