@@ -42,6 +42,9 @@ class LocalFiles:
         self.root = Path(root).expanduser().absolute()
         self._flushed_folders: set[Path] = set()
 
+    def __str__(self) -> str:
+        return str(self.root)
+
     def begin(self, path: str) -> "LocalPendingFile":
         """A new file that nobody can see until it is published."""
         place = self._place(path)

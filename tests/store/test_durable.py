@@ -200,6 +200,7 @@ def test_a_path_is_a_folder(tmp_path: Path) -> None:
     files = store_files(str(tmp_path / "new" / "store"))
     files.write_once("x", b"one")
     assert (tmp_path / "new" / "store" / "x").read_bytes() == b"one"
+    assert str(files) == str(tmp_path / "new" / "store")
 
 
 # Who may read and write
