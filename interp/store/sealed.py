@@ -46,11 +46,11 @@ def unseal(data: bytes, path: str) -> dict[str, Any]:
         raise DamagedStoreError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise DamagedStoreError(f"{path} holds {type(content).__name__}; expected an object.")
-    checksum = content.pop("checksum", None)
+    content.pop("checksum", None)
     try:
-        expected = digest(content)
+        expected = seal(content)
     except ValueError as error:  # NaN, which canonical JSON does not have
         raise DamagedStoreError(f"{path} holds a number that is none: {error}.") from error
-    if checksum != expected:
+    if data != expected:
         raise DamagedStoreError(f"{path} was altered: its checksum is not that of its content.")
     return content

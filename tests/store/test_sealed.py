@@ -52,3 +52,8 @@ def test_any_cut_is_noticed():
 def test_other_files_are_refused(data: bytes, why: str):
     with pytest.raises(DamagedStoreError, match=why):
         unseal(data, "commits/a.json")
+
+
+def test_the_same_content_spelt_in_another_way_is_refused() -> None:
+    with pytest.raises(DamagedStoreError, match=r"store\.json was altered"):
+        unseal(seal({"a": 0.1}).replace(b"0.1", b"0.10"), "store.json")
