@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interp import attention_edges as attention_edges
     from interp import base_run as base_run
     from interp import branches as branches
+    from interp import cache_commands as cache_commands
     from interp import causal_facts as causal_facts
     from interp import causal_tracing as causal_tracing
     from interp import charts as charts
@@ -66,6 +67,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "attention_edges",
         "base_run",
         "branches",
+        "cache_commands",
         "causal_facts",
         "causal_tracing",
         "charts",

@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import analyses
+from interp import cache_commands
 from interp.errors import InterpError
 from interp.progress import StoppableProgress
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cache_commands.app, name="cache")
 
 
 def main() -> None:

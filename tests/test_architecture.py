@@ -155,6 +155,7 @@ ROWS = (
             "interp.store.spec",
             "interp.store.casting",
             "interp.store.planned",
+            "interp.store.status",
             "interp.store.recording",
             "interp.store.writer",
             "interp.store.workers",
@@ -162,6 +163,7 @@ ROWS = (
             "interp.store.ray_runner",
             "interp.store.preflight",
             "interp.store.collecting",
+            "interp.store.recent",
             "interp.store.index",
             "interp.store.reader",
             "interp.store.views",
@@ -210,6 +212,7 @@ ROWS = (
     Row(
         modules=(
             "interp.doctor",
+            "interp.cache_commands",
             "interp.cli",
             "interp.__main__",
             "benchmarks",

@@ -156,7 +156,12 @@ class TextInterface:
     tokenizer: Tokenizer | None
     W_U: Tensor
 
-    def _require_tokenizer(self) -> Tokenizer:
+    def require_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            TokenizerError: the model has none.
+        """
         if self.tokenizer is None:
             raise TokenizerError(
                 f"Model {self.cfg.model_name!r} has no tokenizer. Pass token ids, or load it with "
@@ -165,7 +170,7 @@ class TextInterface:
         return self.tokenizer
 
     def _ids(self, text: str, prepend_bos: bool | None) -> list[int]:
-        tokenizer = self._require_tokenizer()
+        tokenizer = self.require_tokenizer()
         ids = tokenizer.encode(text)
         if not ids:
             raise PromptError("The text is empty. Write at least one character.")
@@ -187,7 +192,7 @@ class TextInterface:
             raise PromptError("The list of texts is empty.")
         rows = [self._ids(text, prepend_bos) for text in texts]
         longest = max(map(len, rows))
-        pad = self._require_tokenizer().bos_token_id or 0
+        pad = self.require_tokenizer().bos_token_id or 0
         tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
         lengths = torch.tensor([[len(row)] for row in rows])
         mask = torch.arange(longest) < lengths
@@ -257,7 +262,7 @@ class TextInterface:
         prepend_bos: bool | None = None,
     ) -> list[str]:
         """The text of each token of one prompt; parts of characters appear as `\\xf0`."""
-        tokenizer = self._require_tokenizer()
+        tokenizer = self.require_tokenizer()
         if isinstance(input, str):
             ids = self._ids(input, prepend_bos)
         else:
@@ -268,8 +273,8 @@ class TextInterface:
         """Decode one prompt's ids to a text, or a batch of ids to texts."""
         ids = torch.as_tensor(tokens)
         if ids.ndim == 2:
-            return [self._require_tokenizer().decode(row) for row in ids.tolist()]
-        return self._require_tokenizer().decode(ids.reshape(-1).tolist())
+            return [self.require_tokenizer().decode(row) for row in ids.tolist()]
+        return self.require_tokenizer().decode(ids.reshape(-1).tolist())
 
     def to_single_token(self, text: str) -> int:
         """Id of a text that must be exactly one token, such as an answer.
@@ -277,7 +282,7 @@ class TextInterface:
         Raises:
             PromptError: it is not one token; the message shows the split and a form that is.
         """
-        tokenizer = self._require_tokenizer()
+        tokenizer = self.require_tokenizer()
         ids = tokenizer.encode(text)
         if len(ids) == 1:
             return ids[0]
@@ -307,7 +312,7 @@ class TextInterface:
         for what, given in (("text", text), ("word", word)):
             if not given.strip():
                 raise PromptError(f"The {what} is empty. Write at least one word.")
-        spans = self._require_tokenizer().word_spans(text, word)
+        spans = self.require_tokenizer().word_spans(text, word)
         if not spans:
             shown = textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ...")
             raise PromptError(f"The word {word.strip()!r} is not in the text: {shown!r}")
