@@ -146,13 +146,14 @@ class LocalFiles:
         return place
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder and flush its own name, which another process may only have made."""
+        """Make a folder, and flush its name: another process may have died before it did."""
         if folder in self._flushed_folders:
             return
-        if (folder != self.root and folder.is_relative_to(self.root)) or not folder.is_dir():
+        if self.root in folder.parents or not folder.is_dir():
             self._make_folder(folder.parent)
             with suppress(FileExistsError):
                 os.mkdir(folder)
+        with suppress(PermissionError):  # of a parent of the store that may not be read
             flush_folder(folder.parent)
         self._flushed_folders.add(folder)
 
