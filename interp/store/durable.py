@@ -159,7 +159,10 @@ class LocalFiles:
 
 
 class LocalPendingFile:
-    """A file in the making. After an error, and after `discard`, nothing of it is left."""
+    """A file in the making. After an error, and after `discard`, nothing of it is left.
+
+    What is published by `publish` has a name of its own attempt, so that nothing is replaced.
+    """
 
     def __init__(self, path: str, place: Path, temporary: Path) -> None:
         self.n_bytes = 0
@@ -187,8 +190,8 @@ class LocalPendingFile:
         """Give the file its name, for good."""
         with self._or_nothing():
             self._flush()
+            self._made.add(self._place)
             os.rename(self._temporary, self._place)
-            self._made = {self._place}
             flush_folder(self._place.parent)
         self._made.clear()
         return FileRecord(self._path, self.n_bytes, self._digest.hexdigest())

@@ -4,6 +4,7 @@ Run as `python -m tests.store.processes NAME ARGUMENTS`. The process forks its c
 has one thread, and what a child needs is imported already.
 """
 
+import ctypes
 import os
 import resource
 import signal
@@ -14,11 +15,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from interp.errors import InterpError
 from interp.store.durable import LocalFiles
 from tests.store.system_calls import Around, Nth, around_each_call
-from tests.store.unit import write_unit
+from tests.store.unit import shard_paths, write_unit
 
 ROOT = Path(__file__).resolve().parents[2]
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
 def run(name: str, *arguments: object) -> list[str]:
@@ -122,10 +125,35 @@ def limit_files(folder: str, n_bytes: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(n_bytes), int(n_bytes)))
     try:
         write_unit(LocalFiles(folder))
-    except Exception as error:
+    except InterpError as error:
         say(type(error).__name__, error)
 
 
+def fill_disk(folder: str) -> None:
+    """Write units to a file system of 64 KiB until it is full; prints the error, what is left.
+
+    The mount is seen by this process alone and ends with it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    made_private = (
+        libc.unshare(CLONE_NEWNS) == 0
+        and libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0
+    )
+    options = b"size=64k"
+    if not made_private or libc.mount(b"none", folder.encode(), b"tmpfs", 0, options) != 0:
+        say("cannot mount a small file system:", os.strerror(ctypes.get_errno()))
+        return
+    files = LocalFiles(folder)
+    try:
+        for unit in count():
+            write_unit(files, unit)
+    except InterpError as error:
+        shards = {path for done in range(unit) for path in shard_paths(files, done)}
+        data = [f"data/{name}" for name in files.names("data", recursive=True)]
+        left = files.names("_tmp") + [path for path in data if path not in shards]
+        say(type(error).__name__, error, "left:", left)
+
+
 if __name__ == "__main__":
-    functions = (kill_at_each_call, race_for_names, race_for_units, limit_files)
+    functions = (kill_at_each_call, race_for_names, race_for_units, limit_files, fill_disk)
     {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

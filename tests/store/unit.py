@@ -16,7 +16,7 @@ from interp.store.shards import Shard, ShardRecord, ShardWriter, Verify
 
 GROUP = "89abcdef"
 SPEC = "0" * 32
-TOKENS = bytes(range(256)) * 40
+TOKENS = bytes(range(256)) * 10
 BATCH = 40
 
 
@@ -84,21 +84,25 @@ def write_unit(
     """Write a unit as the writer does, in a new attempt; False if it was committed already."""
     attempt = new_attempt()
     tokens = write_tokens(files, unit, attempt)
-    commits = {}
-    for hook in hooks:
-        shard, moments = write_shard(
-            files, hook, hook.values(unit, n_rows), unit=unit, attempt=attempt
-        )
-        commits[hook.name] = HookCommit.of(shard, moments, 0.0)
-    commit = Commit(SPEC, unit, GROUP, n_rows, tokens.xxh3, commits, attempt, {"model": 0.0})
+    commit = Commit(SPEC, unit, GROUP, n_rows, tokens.xxh3, {}, attempt, {"model": 0.0})
+    is_ours = False
     try:
+        for hook in hooks:
+            values = hook.values(unit, n_rows)
+            shard, moments = write_shard(files, hook, values, unit=unit, attempt=attempt)
+            commit.hooks[hook.name] = HookCommit.of(shard, moments, 0.0)
         is_ours = write_commit(files, commit)
-    except BaseException:
-        withdraw(files, commit)
-        raise
-    if not is_ours:
-        withdraw(files, commit)
+    finally:
+        if not is_ours:
+            withdraw(files, commit)
     return is_ours
+
+
+def shard_paths(files: LocalFiles, unit: int = 0) -> list[str]:
+    """The shards of a committed unit."""
+    commit = read_commit(files, unit, GROUP)
+    assert commit is not None
+    return [hook.shard.path for hook in commit.hooks.values()]
 
 
 def open_shards(
