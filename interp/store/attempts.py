@@ -130,6 +130,7 @@ def forget_failures(files: StoreFiles) -> None:
     numbers = _numbers(files)
     for work in failures(files):
         for number in numbers.get(work, []):
+            files.remove(attempt_path(*work, number))
             files.remove(verdict_path(*work, number))
         files.remove(failed_path(*work))
 

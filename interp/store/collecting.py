@@ -288,7 +288,10 @@ def _check_same(
     """Refuse to go on with another model, other settings or other texts."""
     wanted = _spec(model, record.spec.texts, filled(settings, vars(record.spec)))
     _check_spec(record.spec, wanted)
-    if texts is not None and fingerprint(texts, record.plan.n_documents) != record.spec.texts:
+    if texts is None:
+        return
+    n_read = None if record.spec.max_tokens is None else record.plan.n_documents
+    if fingerprint(texts, n_read) != record.spec.texts:
         raise StoreError(
             f"The texts differ from the {record.plan.n_documents:,} documents of this store. "
             "Choose another folder, or leave --texts out to go on with the tokens that are stored."

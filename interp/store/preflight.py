@@ -79,11 +79,12 @@ class Preflight:
 def warm_up(model: HookedGPT2, some: Sequence[Batch], layouts: Sequence[HookLayout]) -> WarmUp:
     """Run batches: the range of every hook, and the time of a token once the machine is warm."""
     absmax = {layout.name: 0.0 for layout in layouts}
-    record_rows(model, some[0], layouts)
-    started = time.perf_counter()
     for batch in some:
         for name, rows in record_rows(model, batch, layouts).items():
             absmax[name] = max(absmax[name], rows.abs().amax().item() if len(rows) else 0.0)
+    started = time.perf_counter()
+    for batch in some:
+        record_rows(model, batch, layouts)
     seconds = time.perf_counter() - started
     return WarmUp(absmax, seconds / sum(batch.n_tokens for batch in some))
 
@@ -122,14 +123,17 @@ def preflight(store: PlannedStore, seconds_per_token: float) -> Preflight:
         n_bytes_left=n_bytes_left,
         free_bytes=store.files.free_bytes(),
         seconds_of_model=sum(units[unit].n_tokens for unit, _ in left) * seconds_per_token,
-        seconds_of_disk=n_bytes_left / disk_speed(store.files) if n_bytes_left else 0.0,
+        seconds_of_disk=seconds_to_write(store.files, n_bytes_left),
     )
 
 
-def disk_speed(files: StoreFiles) -> float:
-    """Bytes per second of one durable write."""
+def seconds_to_write(files: StoreFiles, n_bytes: int) -> float:
+    """Expected from one durable write of at most `PROBE_BYTES`."""
+    n_probe = min(PROBE_BYTES, n_bytes)
+    if not n_probe:
+        return 0.0
     started = time.perf_counter()
     probe = files.begin(f"{UNPUBLISHED}/probe-{new_attempt()}")
-    probe.write(bytes(PROBE_BYTES))
+    probe.write(bytes(n_probe))
     files.remove(probe.publish().path)
-    return PROBE_BYTES / (time.perf_counter() - started)
+    return (time.perf_counter() - started) * n_bytes / n_probe

@@ -64,12 +64,12 @@ class Fingerprint:
         return self._recent[0][1] if self._recent else self._digest.hexdigest()
 
 
-def fingerprint(documents: Iterable[str], n_documents: int) -> str:
-    """The number of the first documents of a corpus."""
+def fingerprint(documents: Iterable[str], n_documents: int | None) -> str:
+    """The number of a corpus, or of its first documents."""
     found = Fingerprint()
-    for text in islice(documents, n_documents):
-        found.add(checked(text, found.n_documents))
-    return found.after(n_documents)
+    for number, text in enumerate(islice(documents, n_documents)):
+        found.add(checked(text, number))
+    return found.after(found.n_documents)
 
 
 def checked(text: object, number: int) -> str:

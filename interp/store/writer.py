@@ -213,14 +213,13 @@ class UnitWriter:
 class Background:
     """A thread that does jobs in order, behind a queue of bounded length.
 
-    Leaving the block waits for the jobs; leaving it by an exception drops those that wait.
+    Leaving the block waits for the jobs, also when it is left by an exception.
     """
 
     def __init__(self, length: int) -> None:
         self._jobs: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]] | None]
         self._jobs = queue.Queue(length)
         self._error: BaseException | None = None
-        self._dropping = False
         self._last_wish: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="store writer", daemon=True)
 
@@ -229,7 +228,6 @@ class Background:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._dropping = kind is not None
         self._jobs.put(None)
         self._thread.join()
         self._last_wish()
@@ -254,7 +252,7 @@ class Background:
 
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None:
-            if self._error or self._dropping:
+            if self._error:
                 continue
             job, arguments = entry
             try:
