@@ -28,8 +28,8 @@ MAX_DOCUMENT_CHARACTERS = 10_000_000
 """Longest document; longer ones must be split (War and Peace has 3 million characters)."""
 MAX_LINE_BYTES = 12 * MAX_DOCUMENT_CHARACTERS
 """Longest line: in JSON a character outside the basic plane can take 12 bytes."""
-MAX_PATH_CHARACTERS = 1000
-"""A longer str is a document and no path."""
+MAX_NAME_CHARACTERS = 255
+"""Longest name of a file that is looked for in a list of str."""
 ROWS_PER_BATCH = 256
 """Rows of a Parquet file that are in memory together."""
 BUFFER_BYTES = 1 << 20
@@ -105,14 +105,9 @@ def open_texts(
 
 
 def _names_a_file(text: object) -> bool:
-    return isinstance(text, str) and text.endswith(_readable_endings()) and _is_file(Path(text))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long: a document
+    if not isinstance(text, str) or len(text) > MAX_NAME_CHARACTERS:
         return False
+    return text.endswith(_readable_endings()) and Path(text).is_file()
 
 
 def _readable_endings() -> tuple[str, ...]:
@@ -121,18 +116,20 @@ def _readable_endings() -> tuple[str, ...]:
 
 def _files(path: Path) -> list[Path]:
     """The files of a file, a folder or a dataset, in order."""
-    if _is_file(path):
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"There is no file or folder {str(path)[:MAX_NAME_CHARACTERS]!r}. A document itself "
+            "goes into a list: [text]."
+        ) from error
+    if path.is_file():
         if not path.name.endswith(_readable_endings()):
             raise StoreError(
                 f"{path} has an ending that is not read. Known are {', '.join(ENDINGS)}; texts "
                 f"also with {' or '.join(COMPRESSIONS)}."
             )
         return [path]
-    if len(str(path)) > MAX_PATH_CHARACTERS or not path.is_dir():
-        raise StoreError(
-            f"There is no file or folder {str(path)[:MAX_PATH_CHARACTERS]!r}. A document itself "
-            "goes into a list: [text]."
-        )
     if (path / "dataset_dict.json").is_file():
         splits = _described(path / "dataset_dict.json", "splits")
         raise StoreError(f"{path} holds several splits: {', '.join(splits)}. Name one: {path}/...")
