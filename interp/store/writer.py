@@ -73,7 +73,7 @@ def run_units(
     with Background(QUEUE_LENGTH) as disk:
         for attempt in attempts:
             if attempt is None:
-                disk.put(time.sleep, IDLE_SECONDS)
+                disk.settle()  # what it commits may be all that was left
                 watch(tally)
                 continue
             unit = UnitWriter(attempt, store, tally)
@@ -250,12 +250,24 @@ class Background:
             raise self._error
         return time.perf_counter() - started
 
+    def settle(self) -> None:
+        """Wait for all jobs, or a moment if there are none.
+
+        Raises:
+            What one of them raised.
+        """
+        if not self._jobs.unfinished_tasks:
+            time.sleep(IDLE_SECONDS)
+        self._jobs.join()
+        if self._error:
+            raise self._error
+
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None:
-            if self._error:
-                continue
             job, arguments = entry
             try:
-                job(*arguments)
+                if not self._error:
+                    job(*arguments)
             except BaseException as error:  # raised in the thread that queues the jobs
                 self._error = error
+            self._jobs.task_done()
