@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from interp import path_patching as path_patching
     from interp import path_tracing as path_tracing
     from interp import pictures as pictures
+    from interp import probes as probes
     from interp import progress as progress
     from interp import prompts as prompts
     from interp import published as published
@@ -90,6 +91,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "path_patching",
         "path_tracing",
         "pictures",
+        "probes",
         "progress",
         "prompts",
         "published",
