@@ -84,6 +84,27 @@ def test_a_flush_that_failed_is_not_tried_again(tmp_path: Path) -> None:
     assert LocalFiles(tmp_path).names("", recursive=True) == []
 
 
+def test_a_descriptor_whose_close_failed_is_not_closed_again(tmp_path: Path) -> None:
+    """It is free already, and may be somebody else's by then."""
+    closed = []
+
+    def around(name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if name == "close":
+            closed.append(args[0])
+        result = call(*args)
+        if name == "close" and len(closed) == n_before:
+            raise OSError(errno.EIO, "Input/output error")
+        return result
+
+    files, n_before = LocalFiles(tmp_path), 0
+    with around_each_call(around):
+        pending = files.begin("data/x")
+        n_before = len(closed) + 1
+        with pytest.raises(ResourceError, match="The disk failed"):
+            pending.publish()
+    assert len(closed) == n_before
+
+
 def test_a_commit_that_cannot_be_taken_back_keeps_its_shards(tmp_path: Path) -> None:
     """The folder's flush fails after the link, and the link cannot be removed either."""
     files = LocalFiles(tmp_path)

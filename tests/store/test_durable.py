@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 import xxhash
 
@@ -43,6 +44,17 @@ def test_a_discarded_file_leaves_nothing(files: LocalFiles) -> None:
         pending.write(b"two")
     with pytest.raises(ValueError, match="data/x is published or discarded already"):
         pending.publish()
+
+
+def test_no_descriptor_is_left_open(files: LocalFiles) -> None:
+    files.write_once("data/old", b"")
+    n_open = psutil.Process().num_fds()
+    for n in range(10):
+        files.begin("data/x").discard()
+        files.begin(f"data/{n}").publish()
+        files.write_once("data/old", b"")
+        files.read("data/old")
+    assert psutil.Process().num_fds() == n_open
 
 
 def test_discarding_a_published_file_keeps_it(files: LocalFiles) -> None:
