@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from interp import probes, statistics
 from tests.comparison import assert_close
@@ -72,6 +73,21 @@ def test_a_feature_that_never_changes_is_not_read(planted):
     )
 
 
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_probabilities_are_those_of_scikit_learn(planted, n_labels):
+    x, labels, _, _, _ = planted
+    labels = [label if label in LABELS[:n_labels] else LABELS[0] for label in labels]
+    x = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+    expected = LogisticRegression(C=0.1, max_iter=1000).fit(x.numpy(), labels)
+    found = probes.fit(x, labels, penalty=10.0).logits(x).softmax(dim=-1)
+    assert_close(found, torch.tensor(expected.predict_proba(x.numpy())).float(), 1e-4)
+
+
+def test_what_all_labels_share_is_not_read():
+    probe = probes.Probe(torch.tensor([[1.0, 0.0], [1.0, 2.0]]), torch.zeros(2), ("a", "b"))
+    assert probe.basis().abs().tolist() == [[0.0], [1.0]]
+
+
 def test_two_labels_have_a_direction(planted):
     x, labels, _, _, _ = planted
     two = ["black" if label == "black" else "other" for label in labels]
@@ -106,6 +122,14 @@ def test_an_accuracy_is_a_mean_over_documents():
 def _tested(documents, seed):
     test = probes.in_test(documents, share=2 / 22, seed=seed)
     return [d for d, t in zip(documents, test.tolist(), strict=True) if t]
+
+
+def test_the_majority_is_the_most_frequent_label():
+    x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    labels = ["red" if row % 10 else "black" for row in range(100)]
+    ds = probes.evaluate(x, labels, range(100), range(100), test_share=0.5)
+    tested = [labels[document] for document in ds["document"].values]
+    assert ds.majority.values.tolist() == [float(label == "red") for label in tested]
 
 
 def test_a_control_label_belongs_to_its_type():
