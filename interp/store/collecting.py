@@ -20,7 +20,7 @@ from interp.model.loading import load
 from interp.model.weights import model_hash
 from interp.store.attempts import forget_failures
 from interp.store.files import StoreFiles, store_files
-from interp.store.plan import WatchTexts, write_plan, write_vocabulary
+from interp.store.plan import Plan, WatchTexts, write_plan, write_vocabulary
 from interp.store.planned import PlannedStore
 from interp.store.preflight import (
     Preflight,
@@ -245,11 +245,15 @@ def _plan(
     plan = write_plan(files, texts, model.require_tokenizer(), **options, watch=watch)
     spec = _spec(model, plan.fingerprint, chosen)
     vocabulary = write_vocabulary(files, model.require_tokenizer())
-    if not write_store(files, StoreRecord(spec, plan, vocabulary)):
-        # Another process was faster; it has to have planned the same.
-        record = read_store(files)
-        assert record is not None
-        _check_spec(record.spec, spec)
+    if write_store(files, StoreRecord(spec, plan, vocabulary)):
+        return
+    # Another process was faster; it has to have planned the same.
+    ours = [unit.tokens_path for unit in Plan.read(files, plan).units]
+    for path in (*ours, plan.file.path, vocabulary.path):
+        files.remove(path)
+    record = read_store(files)
+    assert record is not None
+    _check_spec(record.spec, spec)
 
 
 def _defaults(model: HookedGPT2, names: Sequence[str]) -> dict[str, Any]:
