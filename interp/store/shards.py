@@ -96,8 +96,9 @@ class Layout:
         """Size of everything."""
         return self.x_bytes + 2 * self.moment_bytes + 8 * self.n_chunks
 
-    def tensors(self) -> dict[str, dict[str, Any]]:
-        """The entries of the header."""
+    @property
+    def entries(self) -> bytes:
+        """The end of the header's JSON, which says where each tensor lies."""
         name, rows, feature = SAFETENSORS_NAMES[self.dtype], self.shape[0], list(self.shape[1:])
         parts = {
             "x": (name, [rows, *feature], self.x_bytes),
@@ -110,7 +111,7 @@ class Layout:
             offsets = [start, start + n_bytes]
             entries[part] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
             start += n_bytes
-        return entries
+        return _compact(entries)[1:]
 
 
 def shard_bytes(feature: tuple[int, ...], dtype: torch.dtype, n_rows: int) -> int:
@@ -227,9 +228,13 @@ class ShardWriter:
 def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
     """Length and JSON of a safetensors header, padded with spaces to a whole page."""
     about = {**metadata, "rows_per_chunk": str(layout.rows_per_chunk)}
-    text = json.dumps({"__metadata__": about, **layout.tensors()}, separators=(",", ":")).encode()
+    text = _compact({"__metadata__": about})[:-1] + b"," + layout.entries
     text += b" " * (-(8 + len(text)) % PAGE)
     return len(text).to_bytes(8, "little") + text
+
+
+def _compact(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 class Shard:
@@ -335,9 +340,7 @@ class Shard:
         header = _part(self.path, 0, self.record.data_offset)
         if xxhash.xxh3_128_hexdigest(header + self._rest) != self.record.frame_xxh3:
             raise damaged(self.path, "its header, moments or checksums are not those recorded")
-        tensors = json.loads(header[8:])
-        tensors.pop("__metadata__")
-        if tensors != self.layout.tensors():
+        if not header.rstrip(b" ").endswith(self.layout.entries):
             raise damaged(self.path, f"its record says {self.record.dtype}, {self.record.shape}")
 
     @cached_property
@@ -358,13 +361,10 @@ class Shard:
 
     def _mapped(self) -> Shaped[np.ndarray, "row ..."]:
         dtype, shape = STORED_AS[self.record.dtype], self.layout.shape
-        if self.layout.x_bytes == 0:  # which cannot be mapped
-            return np.empty(shape, dtype)
-        try:
-            with _readable(self.path):
-                mapped = np.memmap(self.path, dtype, "r", self.record.data_offset, shape)
-        except ValueError as problem:
-            raise damaged(self.path, "it is cut off") from problem
+        with _readable(self.path):
+            if self.path.stat().st_size < self.record.data_offset + self.layout.x_bytes:
+                raise damaged(self.path, "it is cut off")
+            mapped = np.memmap(self.path, dtype, "r", self.record.data_offset, shape)
         return mapped.view(np.ndarray)
 
 

@@ -10,7 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
-def run(name: str, *arguments: object) -> list[str]:
-    """Run a function of this file in a process of its own; the lines that it printed."""
+def run(name: str, *arguments: object, under: Sequence[str] = ()) -> list[str]:
+    """Run a function of this file in a process of its own; the lines that it printed.
+
+    Args:
+        under: A command that runs the process.
+    """
     result = subprocess.run(
-        [sys.executable, "-m", "tests.store.processes", name, *map(str, arguments)],
+        [*under, sys.executable, "-m", "tests.store.processes", name, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -129,6 +133,11 @@ def limit_files(folder: str, n_bytes: str) -> None:
         say(type(error).__name__, error)
 
 
+def write_one(folder: str) -> None:
+    """Write a unit into a new store."""
+    write_unit(LocalFiles(folder))
+
+
 def fill_disk(folder: str) -> None:
     """Write units to a file system of 64 KiB until it is full; prints the error, what is left.
 
@@ -155,5 +164,12 @@ def fill_disk(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    functions = (kill_at_each_call, race_for_names, race_for_units, limit_files, fill_disk)
+    functions = (
+        kill_at_each_call,
+        race_for_names,
+        race_for_units,
+        limit_files,
+        fill_disk,
+        write_one,
+    )
     {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

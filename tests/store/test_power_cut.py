@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from interp.store.commits import committed
 from interp.store.durable import LocalFiles
 from interp.store.naming import hook_folder
 from tests.store.power_cut import Disk, cuts, restore
+from tests.store.processes import run
 from tests.store.system_calls import Event, recorded
 from tests.store.unit import GROUP, HOOKS, check_unit, write_unit
 
@@ -92,15 +95,39 @@ def test_a_rerun_after_any_cut_completes_the_store(trace: Sequence[Event], tmp_p
 def test_each_file_is_flushed_before_it_is_named_and_its_folder_after(
     trace: Sequence[Event],
 ) -> None:
-    """The protocol itself, on which nothing here depends twice."""
-    for place, event in enumerate(trace):
-        if event.call not in ("rename", "link"):
-            continue
-        of_file = [e.call for e in trace[:place] if e.inode == event.inode]
-        assert of_file[-1] == "fsync", f"{event.target} was named before it was flushed"
-        after = trace[place + 1]
-        folder = str(Path(event.target).parent)
-        assert (after.call, after.path) == ("fsync", folder), f"{folder} was not flushed"
+    assert_flushed([(event.call, event.path, event.target) for event in trace])
+
+
+def assert_flushed(calls: Sequence[tuple[str, str, str]]) -> None:
+    """Calls, the path of each and the new path of a rename or link: the protocol itself."""
+    calls = [call for call in calls if call[0] in ("write", "fsync", "rename", "link")]
+    names = [place for place, call in enumerate(calls) if call[0] in ("rename", "link")]
+    assert names
+    for place in names:
+        _, path, target = calls[place]
+        on_file = [name for name, other, _ in calls[:place] if other == path]
+        assert on_file[-1] == "fsync", f"{target} was named before it was flushed"
+        folder = str(Path(target).parent)
+        assert calls[place + 1][:2] == ("fsync", folder), f"{folder} was not flushed"
+
+
+STRACE_LINE = re.compile(r'(write|fsync|rename|link)\w*\((?:\d+<(.*?)>|"(.*?)", "(.*?)").* = (\d+)')
+
+
+def test_the_system_sees_the_same_flushes(tmp_path: Path) -> None:
+    """By strace, whatever a library may do."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    if subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode:
+        pytest.skip("strace may not trace here")
+    log, root = tmp_path / "log", tmp_path / "store"
+    calls = "trace=write,fsync,fdatasync,rename,renameat,renameat2,link,linkat"
+    run("write_one", root, under=["strace", "-f", "-y", "-e", calls, "-o", str(log)])
+    found = [STRACE_LINE.search(line) for line in log.read_text().splitlines()]
+    seen = [(m[1], m[2] or m[3], m[4] or "") for m in found if m and f"{root}/" in m[0]]
+    assert [name for name, _, _ in seen].count("rename") == 3
+    assert [name for name, _, _ in seen].count("link") == 1
+    assert_flushed(seen)
 
 
 def test_the_disk_of_the_model_forgets() -> None:
