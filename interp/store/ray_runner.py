@@ -67,14 +67,20 @@ class Crew:
     n_idle_deaths: int = 0
 
     def hire(self) -> None:
-        """Start an actor and wait until it has the model."""
-        actor = self.actor_class.remote(self.store, self.model)
-        try:
-            self.idle.append((actor, ray.get(actor.worker.remote())))
-        except RayActorError as error:
-            self.n_idle_deaths += 1
-            if self.n_idle_deaths >= LIMIT:
-                raise StoreError(f"Ray's workers die before they begin: {error}.") from error
+        """Start an actor and wait until it has the model.
+
+        Raises:
+            StoreError: none lives so long.
+        """
+        while True:
+            actor = self.actor_class.remote(self.store, self.model)
+            try:
+                self.idle.append((actor, ray.get(actor.worker.remote())))
+                return
+            except RayActorError as error:
+                self.n_idle_deaths += 1
+                if self.n_idle_deaths >= LIMIT:
+                    raise StoreError(f"Ray's workers die before they begin: {error}") from error
 
     def hand_out(self) -> bool:
         """Give units to idle actors; False when nothing is left to do or to wait for."""
@@ -83,7 +89,8 @@ class Crew:
         free = [(a.unit, a.group) for a in left.free if (a.unit, a.group) not in handed_out]
         while free and self.idle:
             actor, worker = self.idle.pop()
-            self.busy[actor.run_unit.remote(free[0])] = actor, worker, free.pop(0)
+            work = free.pop(0)
+            self.busy[actor.run_unit.remote(work)] = actor, worker, work
         return bool(self.busy or free or left.taken)
 
     def look(self) -> None:

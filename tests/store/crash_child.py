@@ -32,3 +32,14 @@ def work_and_die_at_a_unit(model: HookedGPT2, path: Path, n_units: int) -> None:
             signal.raise_signal(signal.SIGKILL)
 
     collect(model, TEXTS, path=path, **OPTIONS, watch=watch)
+
+
+class PoisonedModel(HookedGPT2):
+    """A model that kills its process when it reads a certain token."""
+
+    poison: int
+
+    def record(self, input, names_filter, **options):
+        if bool((input.tokens == self.poison).any()):
+            signal.raise_signal(signal.SIGKILL)
+        return super().record(input, names_filter, **options)
