@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from interp.store.collecting import Ready
@@ -45,8 +46,8 @@ Texts = Annotated[
     list[Path] | None,
     typer.Option(
         help="Text, JSONL or Parquet files (also .gz, .zst), folders of them, or a Hugging Face "
-        "dataset folder. None: go on with what is planned; in a new store, a sample of the embedded "
-        "model's own language."
+        "dataset folder. None: go on with what is planned; in a new store, a sample of the "
+        "embedded model's own language."
     ),
 ]
 MoreTexts = Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", hidden=True)]
@@ -68,7 +69,7 @@ Seed = Annotated[int | None, typer.Option(help="Of the subsample [0].")]
 MaxTokens = Annotated[int | None, typer.Option(help="Read no more of the texts [all].")]
 UnitTokens = Annotated[int | None, typer.Option(help="Committed as one [for files of 128 MiB].")]
 BatchTokens = Annotated[int | None, typer.Option(help="Of a forward pass [4096].")]
-Column = Annotated[str, typer.Option(help="Of JSONL, Parquet and datasets.")]
+ColumnName = Annotated[str, typer.Option(help="Of JSONL, Parquet and datasets.")]
 TextDocument = Annotated[Literal["line", "file"], typer.Option(help="A document of a text file.")]
 Runner = Annotated[Literal["local", "slurm", "ray"], typer.Option(help="What runs the workers.")]
 Workers = Annotated[int, typer.Option(help="Processes, tasks of an array, or actors.")]
@@ -93,7 +94,7 @@ def collect(
     max_tokens: MaxTokens = None,
     unit_tokens: UnitTokens = None,
     batch_tokens: BatchTokens = None,
-    column: Column = "text",
+    column: ColumnName = "text",
     document: TextDocument = "line",
     runner: Runner = "local",
     workers: Workers = 1,
@@ -174,7 +175,7 @@ def verify(
     from interp.store.upkeep import verify as problems_of
 
     planned = read_planned(store)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=progress_console, transient=True) as progress:
         task = progress.add_task("Checking units")
         problems = problems_of(
             planned,
@@ -199,14 +200,22 @@ def info(store: StoreFolder) -> None:
     for name, value in asdict(opened.spec).items():
         settings.add_row(name, escape(str(value)))
     console.print(settings)
-    hooks = Table("hook", "rows", "shape of a row", "type", "bytes", "mean norm", "largest value")
+    hooks = Table(
+        Column("hook", no_wrap=True),
+        "rows",
+        "shape of a row",
+        "type",
+        "bytes",
+        "mean norm",
+        "largest value",
+    )
     for name in opened.hooks:
         view = opened.view(name)
         found = view.statistics()
+        kind = str(view.dtype).removeprefix("torch.")
+        n_bytes = decimal(len(view) * prod(view.feature) * view.dtype.itemsize)
         shape = " x ".join(map(str, view.feature))
-        n_bytes = decimal(len(view) * opened.layout(name).row_bytes)
         numbers = (f"{found.norm_mean:.4g}", f"{found.absmax:.4g}")
-        kind = opened.layout(name).dtype
         hooks.add_row(escape(name), f"{len(view):,}", shape, kind, n_bytes, *numbers)
     console.print(hooks)
 
@@ -232,7 +241,8 @@ def gc(
     )
 
 
-console = Console(stderr=True)
+console = Console()
+progress_console = Console(stderr=True)
 
 
 def read_planned(path: str) -> "PlannedStore":
@@ -333,7 +343,9 @@ class Bars:
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self.progress = Progress(
+            *columns, TimeRemainingColumn(), console=progress_console, transient=True
+        )
         self.task = self.progress.add_task("Reading texts", total=None, rate="")
         self.n_before = 0
 

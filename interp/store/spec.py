@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from interp.errors import StoreError
+from interp.model.config import SIZE_LIMITS
+from interp.model.hooks import HOOK_POINTS, split_name
 from interp.store.files import StoreFiles
 from interp.store.naming import FORMAT, GROUPS, STORE, checked_path
 from interp.store.plan import PlanRecord
@@ -27,6 +29,7 @@ DTYPES = {
 """How values may be stored."""
 TOLD_ONLY = ("model",)
 """Fields of a spec that change no number."""
+PLACES = {point.name: place for place, point in enumerate(HOOK_POINTS)}
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,18 @@ def owners(groups: Mapping[str, Group]) -> dict[str, tuple[str, HookLayout]]:
 
     Two runners that add hooks at once may both announce one; the first group by name has it.
     """
-    return {
+    found = {
         hook.name: (name, hook)
         for name in sorted(groups, reverse=True)
         for hook in groups[name].hooks
     }
+    return {name: found[name] for name in sorted(found, key=forward_order)}
+
+
+def forward_order(hook: str) -> tuple[int, int]:
+    """Where a hook stands in the forward pass: its block, and its place there."""
+    layer, kind = split_name(hook)
+    place = PLACES.get(kind, len(PLACES))
+    if layer is None:
+        layer = SIZE_LIMITS["n_layers"] if place > PLACES["hook_resid_post"] else -1
+    return layer, place
