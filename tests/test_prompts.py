@@ -303,6 +303,33 @@ def test_the_same_sentence_about_other_words(model):
     assert prompts.other_words(model, pairs, seed=1) != others
 
 
+@pytest.mark.parametrize("n_pairs", [1, 2])
+def test_redrawn_words_stand_where_the_old_ones_stood(model, n_pairs):
+    pairs = prompts.colour_binding(model, N, n_pairs=n_pairs)
+    redrawn = prompts.words_redrawn(model, pairs)
+    for old, new in zip(pairs, redrawn, strict=True):
+        tokens = model.to_str_tokens(new.clean)
+        assert new.roles == old.roles
+        assert tokens[new.roles["colour"]] == new.answer
+        assert tokens[new.roles["thing"]] == tokens[new.roles["asked"]]
+        exchange = {new.answer: new.wrong, new.wrong: new.answer}
+        corrupted = [exchange.get(token, token) for token in tokens]
+        assert model.to_str_tokens(new.corrupted) == corrupted
+    assert prompts.words_redrawn(model, pairs) == redrawn
+    assert prompts.words_redrawn(model, pairs, seed=1) != redrawn
+
+
+def test_of_redrawn_words_a_thing_does_not_tell_its_colour(embedded):
+    def is_new(example):
+        thing = embedded.to_str_tokens(example.clean)[example.roles["thing"]]
+        return is_held_out(example.answer.strip(), thing.strip())
+
+    pairs = prompts.colour_binding(embedded, 200)
+    assert all(map(is_new, pairs))
+    share = sum(map(is_new, prompts.words_redrawn(embedded, pairs))) / 200
+    assert 0.02 < share < 0.2
+
+
 def test_more_colours_than_the_language_has_are_refused(embedded):
     with pytest.raises(PromptError, match="n_pairs is 4; there are prompts with 1 to 3 pairs"):
         prompts.colour_binding(embedded, 3, n_pairs=4)

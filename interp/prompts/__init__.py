@@ -7,6 +7,7 @@ token, and for the embedded model every word is one that it learned.
 from interp.prompts.exchanges import other_words as other_words
 from interp.prompts.exchanges import question_exchanged as question_exchanged
 from interp.prompts.exchanges import things_exchanged as things_exchanged
+from interp.prompts.exchanges import words_redrawn as words_redrawn
 from interp.prompts.files import from_file as from_file
 from interp.prompts.prompt_pairs import PromptPair as PromptPair
 from interp.prompts.prompt_pairs import PromptPairs as PromptPairs

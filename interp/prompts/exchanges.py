@@ -41,10 +41,7 @@ def other_words(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> Prom
     of several tokens.
     """
     random = Random(f"other words {seed}")
-    lists = [
-        [f" {word}" for word in WORDS[kind] if is_one_token(model, f" {word}")]
-        for kind in ("colours", "things")
-    ]
+    lists = _single_tokens(model)
 
     def exchanged(example: PromptPair) -> PromptPair:
         pieces = model.to_str_tokens(example.clean, prepend_bos=False)
@@ -56,6 +53,39 @@ def other_words(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> Prom
         return replace(example, corrupted="".join(pieces))
 
     return _checked(model, f"{pairs.name}, other words", map(exchanged, pairs))
+
+
+def words_redrawn(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> PromptPairs:
+    """The same sentences with their colours and things drawn anew, each on its own.
+
+    `colour_binding` combines words that the embedded model never met together, about one
+    combination in ten, so that a thing alone tells much of its colour. Here it tells nothing.
+    """
+    random = Random(f"words redrawn {seed}")
+    lists = _single_tokens(model)
+
+    def redrawn(example: PromptPair) -> PromptPair:
+        pieces = model.to_str_tokens(example.clean, prepend_bos=False)
+        instead: dict[str, str] = {}
+        for words in lists:
+            here = [word for word in dict.fromkeys((*pieces, example.wrong)) if word in words]
+            instead |= dict(zip(here, random.sample(words, len(here)), strict=True))
+        answer, wrong = instead[example.answer], instead[example.wrong]
+        exchange = instead | {example.answer: wrong, example.wrong: answer}
+        clean, corrupted = (
+            "".join(words.get(piece, piece) for piece in pieces) for words in (instead, exchange)
+        )
+        return replace(example, clean=clean, corrupted=corrupted, answer=answer, wrong=wrong)
+
+    return _checked(model, f"{pairs.name}, words redrawn", map(redrawn, pairs))
+
+
+def _single_tokens(model: HookedGPT2) -> list[list[str]]:
+    """The colours and the things that are one token, with their space."""
+    return [
+        [f" {word}" for word in WORDS[kind] if is_one_token(model, f" {word}")]
+        for kind in ("colours", "things")
+    ]
 
 
 def _corrupted(
