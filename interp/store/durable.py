@@ -139,10 +139,11 @@ class LocalFiles:
     def _place(self, path: str) -> Path:
         """Where a file lies: inside the root, and not behind a link that leads out of it."""
         place = self.root
-        for part in checked_path(path).split("/"):
-            place = place / part
-            if place.is_symlink():
-                raise damaged(place, "it is a link, which a store never contains")
+        with reading_errors(place):
+            for part in checked_path(path).split("/"):
+                place = place / part
+                if place.is_symlink():
+                    raise damaged(place, "it is a link, which a store never contains")
         return place
 
     def _make_folder(self, folder: Path) -> None:

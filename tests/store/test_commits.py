@@ -1,17 +1,19 @@
 """Commits: a unit exists once its record does, and no altered record is believed."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 
-from interp.errors import DamagedStoreError
+from interp.errors import DamagedStoreError, ResourceError, StoreError
 from interp.store.commits import HookCommit, committed, read_commit, withdraw, write_commit
 from interp.store.durable import LocalFiles
-from interp.store.naming import commit_path
+from interp.store.naming import commit_path, shard_path
 from interp.store.sealed import seal, unseal
 from tests.store.unit import GROUP, HOOKS, N_ROWS, SPEC, check_unit, write_shard, write_unit
 
@@ -83,6 +85,59 @@ def test_a_commit_says_the_same_bytes_for_the_same_unit(files: LocalFiles) -> No
     assert other.read(COMMIT) == files.read(COMMIT)
 
 
+def test_a_moved_store_holds_the_same_units(files: LocalFiles) -> None:
+    assert str(files.root).encode() not in files.read(COMMIT)
+    moved = LocalFiles(files.root.with_name("elsewhere"))
+    files.root.rename(moved.root)
+    check_unit(moved)
+    assert write_unit(moved, 1)
+    check_unit(moved, 1)
+
+
+@pytest.fixture
+def as_somebody_else() -> Iterator[Callable[[], None]]:
+    """Makes this process another user, who has no rights of his own; until the end of the test."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    yield lambda: os.seteuid(65534)
+    os.seteuid(0)
+
+
+@pytest.fixture
+def common_folder() -> Iterator[Path]:
+    """A folder that others may enter, unlike pytest's."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_another_user_reads_a_store_and_cannot_write(
+    common_folder: Path, as_somebody_else: Callable[[], None]
+) -> None:
+    before = os.umask(0o022)
+    assert write_unit(LocalFiles(common_folder / "store"))
+    os.umask(before)
+    as_somebody_else()
+    files = LocalFiles(common_folder / "store")
+    check_unit(files)
+    assert committed(files) == {(0, GROUP)}
+    with pytest.raises(ResourceError, match=r"Permission denied\. Choose a folder that you may"):
+        write_unit(files, 1)
+
+
+def test_a_store_that_was_kept_private_says_so(
+    common_folder: Path, as_somebody_else: Callable[[], None]
+) -> None:
+    before = os.umask(0o077)
+    assert write_unit(LocalFiles(common_folder / "store"))
+    os.umask(before)
+    as_somebody_else()
+    files = LocalFiles(common_folder / "store")
+    for look in (committed, lambda files: read_commit(files, 0, GROUP)):
+        with pytest.raises(StoreError, match=r"may not be read by you\. Ask its owner"):
+            look(files)
+
+
 # Altered records
 
 
@@ -104,6 +159,12 @@ def swap_hooks(content: dict[str, Any]) -> None:
     first, second = (hook.name for hook in HOOKS)
     hooks = content["hooks"]
     hooks[first], hooks[second] = hooks[second], hooks[first]
+
+
+def climb_out(content: dict[str, Any]) -> None:
+    hook = content["hooks"].pop(HOOKS[0].name)
+    hook["shard"]["path"] = shard_path("..", 0, content["attempt"])
+    content["hooks"][".."] = hook
 
 
 @pytest.mark.parametrize(
@@ -132,7 +193,7 @@ def swap_hooks(content: dict[str, Any]) -> None:
         lambda content: content.update(n_rows=-1),
         lambda content: content.update(attempt="../../x"),
         lambda content: content.update(hooks=[]),
-        lambda content: content.update(hooks={"..": content["hooks"][HOOKS[0].name]}),
+        climb_out,
         lambda content: content.update(extra={}),
         lambda content: content.pop("attempt"),
         lambda content: content["hooks"][HOOKS[0].name].update(absmax="nan"),
