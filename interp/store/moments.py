@@ -71,7 +71,7 @@ def _moments_of(x: Float[Tensor, "rows ..."]) -> Moments:
     rest = difference.mean(0).double()
     moments.mean = near_mean.double() + rest
     squares = difference.square_().sum(0).double()
-    moments.m2 = (squares - len(x) * rest.square()).clamp(min=0)
+    moments.m2 = squares - len(x) * rest.square()
     norms = torch.linalg.vector_norm(rearrange(x, "rows ... -> rows (...)"), dim=1)
     moments.norm_min, moments.norm_max = float(norms.min()), float(norms.max())
     moments.norm_mean = float(norms.mean(dtype=torch.float64))

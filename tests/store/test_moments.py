@@ -60,9 +60,10 @@ def test_a_mean_far_from_zero_costs_no_accuracy() -> None:
 
 
 def test_equal_rows_have_no_variance() -> None:
-    moments = gathered(torch.full((1000, 3), 0.1), torch.full((7, 3), 0.1))
+    row = 10 * torch.randn(1, 500, generator=torch.Generator().manual_seed(0))
+    moments = gathered(row.repeat(1000, 1), row.repeat(7, 1))
     assert (moments.m2 >= 0).all()
-    assert float(moments.m2.max()) < 1e-12
+    assert float(moments.m2.max()) < 1e-9
 
 
 def test_squares_beyond_float32_stay_finite() -> None:
