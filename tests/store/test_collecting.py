@@ -3,14 +3,17 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from interp.errors import ResourceError, StoreError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook
+from interp.model.loading import load
 from interp.model.weights import fold_layer_norm
 from interp.store.collecting import Ready, collect
 from interp.store.commits import read_commit
@@ -282,6 +285,23 @@ def test_another_model_is_refused(random_gpt2: HookedGPT2, tmp_path: Path):
         collect(fold_layer_norm(random_gpt2), TEXTS, path=tmp_path, **OPTIONS)
 
 
+def test_another_tokenizer_is_refused(random_gpt2: HookedGPT2, tmp_path: Path):
+    collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS)
+    weights = dict(random_gpt2.state_dict())
+    other = HookedGPT2.from_weights(random_gpt2.cfg, weights, load().tokenizer)
+    with pytest.raises(StoreError, match="tokenizer_hash"):
+        collect(other, path=tmp_path, **OPTIONS)
+
+
+def test_another_version_of_what_computes_is_refused(
+    random_gpt2: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS)
+    monkeypatch.setattr("interp.store.collecting.version", lambda name: f"{name} 0.0")
+    with pytest.raises(StoreError, match=r"versions: .*'torch': 'torch 0\.0'"):
+        collect(random_gpt2, path=tmp_path, **OPTIONS)
+
+
 @pytest.mark.parametrize("texts", [TEXTS[:-1], [*TEXTS[:-1], "other"], TEXTS[::-1]])
 def test_other_texts_are_refused(random_gpt2: HookedGPT2, tmp_path: Path, texts: list[str]):
     collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS)
@@ -302,9 +322,10 @@ def test_more_texts_are_refused(random_gpt2: HookedGPT2, tmp_path: Path):
         ({"ctx": 33}, "ctx is 33; the model takes 1 to 32"),
         ({"positions": "first"}, "positions is 'first'"),
         ({"subsample": "2"}, "subsample is '2'"),
-        ({"positions": "31", "ctx": 13}, "leave no row"),
+        ({"positions": "13", "ctx": 13}, "positions holds 13; sequences have at most 13"),
+        ({"subsample": "1e-9"}, "leave no row"),
         ({"workers": 0}, "workers is 0"),
-        ({"max_tokens": 1}, "nothing to read"),
+        ({"max_tokens": 1}, "max_tokens is 1, less than the first sequence"),
     ],
 )
 def test_what_cannot_be_collected_is_an_error(
@@ -322,6 +343,24 @@ def test_a_setting_that_does_not_exist_is_an_error(random_gpt2: HookedGPT2, tmp_
 def test_without_texts_there_must_be_a_store(random_gpt2: HookedGPT2, tmp_path: Path):
     with pytest.raises(StoreError, match="texts are needed"):
         collect(random_gpt2, path=tmp_path)
+
+
+# Many units
+
+
+def test_memory_and_open_files_stay_flat(random_gpt2: HookedGPT2, tmp_path: Path):
+    process = psutil.Process()
+    seen: list[tuple[int, int, int]] = []
+
+    def watch(tally: Tally) -> None:
+        seen.append((tally.n_committed, process.memory_info().rss, process.num_fds()))
+
+    texts = [f"I love the color {number}" for number in range(180)]
+    collect(random_gpt2, texts, path=tmp_path, hooks=HOOKS[:3], unit_tokens=16, watch=watch)
+    assert seen[-1][0] > 150
+    early, late = seen[40:60], seen[-20:]
+    assert median(rss for _, rss, _ in late) - median(rss for _, rss, _ in early) < 8 * 2**20
+    assert max(fds for *_, fds in late) <= max(fds for *_, fds in early) + 2
 
 
 # Costs
