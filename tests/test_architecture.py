@@ -145,6 +145,7 @@ ROWS = (
             "interp.store.object_files",
             "interp.store.files",
             "interp.store.moments",
+            "interp.store.shard_layout",
             "interp.store.shards",
             "interp.store.commits",
             "interp.store.attempts",

@@ -12,7 +12,7 @@ from interp.store.moments import Moments
 from interp.store.naming import COMMITS, checked_path, commit_path, shard_path, unit_and_group
 from interp.store.records import built, damaged
 from interp.store.sealed import seal, unseal
-from interp.store.shards import ShardRecord
+from interp.store.shard_layout import ShardRecord
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from interp.store.files import StoreFiles
 from interp.store.naming import UNPUBLISHED, new_attempt
 from interp.store.planned import PlannedStore
 from interp.store.recording import Batch, batches, record_rows
-from interp.store.shards import shard_bytes
+from interp.store.shard_layout import shard_bytes
 from interp.store.spec import DTYPES, HookLayout
 
 WARM_UP_BATCHES = 2

@@ -1,20 +1,15 @@
 """Shards: the values of one hook in one unit, as one safetensors file.
 
-The file holds, in this order, `x` [rows, *feature]; `mean` and `m2` [feature] in float64, its
-moments; and `checksums` [chunk], xxh3_64 of each run of `rows_per_chunk` rows (about 64 KiB), so
-that whoever reads a few rows can check just those. The header is padded to a whole page. The rest
-of the file, the frame, has a checksum of its own in the shard's record, which the commit keeps.
-Anyone can read `x` with the `safetensors` library; here it is memory-mapped.
+Whoever reads a few rows checks just their runs of 64 KiB, against checksums in the file. The rest
+of the file, the frame, has a checksum in the record that the commit keeps. Anyone can read
+`x` with the `safetensors` library; here it is memory-mapped.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,107 +23,18 @@ from interp.store.files import PendingFile
 from interp.store.moments import Moments
 from interp.store.naming import FORMAT
 from interp.store.records import damaged
+from interp.store.shard_layout import (
+    MAX_HEADER_BYTES,
+    STORED_AS,
+    Layout,
+    ShardRecord,
+    dtype_name,
+    header,
+)
 
-CHUNK_BYTES = 64 * 1024
-PAGE = 4096
-MAX_HEADER_BYTES = 2**20
 READ_BYTES = 8 * 2**20
 
-SAFETENSORS_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-STORED_AS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.float32}
-"""numpy has no bfloat16: 16-bit values are handled as plain bits."""
-
 Verify = Literal["rows", "size", "none"]
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """What a commit says about a shard."""
-
-    path: str
-    n_bytes: int
-    xxh3: str
-    """xxh3_128 of the whole file."""
-    frame_xxh3: str
-    """xxh3_128 of everything but `x`: header, moments and checksums."""
-    dtype: str
-    """`float16`, `bfloat16` or `float32`."""
-    shape: tuple[int, ...]
-    """(rows, *feature)."""
-    data_offset: int
-    """Where `x` begins."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where everything lies after the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of one row."""
-        return prod(self.shape[1:]) * np.dtype(STORED_AS[self.dtype]).itemsize
-
-    @property
-    def rows_per_chunk(self) -> int:
-        """Rows that share a checksum."""
-        return max(1, CHUNK_BYTES // max(1, self.row_bytes))
-
-    @property
-    def n_chunks(self) -> int:
-        """Checksums there are."""
-        return ceil(self.shape[0] / self.rows_per_chunk)
-
-    @property
-    def x_bytes(self) -> int:
-        """Size of all rows."""
-        return self.shape[0] * self.row_bytes
-
-    @property
-    def moment_bytes(self) -> int:
-        """Size of `mean`, and of `m2`."""
-        return 8 * prod(self.shape[1:])
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of everything."""
-        return self.x_bytes + 2 * self.moment_bytes + 8 * self.n_chunks
-
-    @property
-    def entries(self) -> bytes:
-        """The end of the header's JSON, which says where each tensor lies."""
-        name, rows, feature = SAFETENSORS_NAMES[self.dtype], self.shape[0], list(self.shape[1:])
-        parts = {
-            "x": (name, [rows, *feature], self.x_bytes),
-            "mean": ("F64", feature, self.moment_bytes),
-            "m2": ("F64", feature, self.moment_bytes),
-            "checksums": ("U64", [self.n_chunks], 8 * self.n_chunks),
-        }
-        entries, start = {}, 0
-        for part, (dtype, shape, n_bytes) in parts.items():
-            offsets = [start, start + n_bytes]
-            entries[part] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-            start += n_bytes
-        return _compact(entries)[1:]
-
-
-def shard_bytes(feature: tuple[int, ...], dtype: torch.dtype, n_rows: int) -> int:
-    """Size of a shard on disk; exact while its header fits a page."""
-    return PAGE + Layout(dtype_name(dtype), (n_rows, *feature)).n_bytes
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """`float16` for `torch.float16`.
-
-    Raises:
-        ValueError: shards do not hold this type.
-    """
-    name = str(dtype).removeprefix("torch.")
-    if name not in STORED_AS:
-        raise ValueError(f"Shards hold {', '.join(STORED_AS)}, not {name}.")
-    return name
 
 
 class ShardWriter:
@@ -157,13 +63,13 @@ class ShardWriter:
         self._n_appended = 0
         self._checksums: list[int] = []
         self._chunk = xxhash.xxh3_64()
-        header = _header(
+        head = header(
             self.layout,
             {**metadata, "hook": hook, "unit": str(unit), "format": str(FORMAT)},
         )
-        self._data_offset = len(header)
-        self._frame = xxhash.xxh3_128(header)
-        pending.write(header)
+        self._data_offset = len(head)
+        self._frame = xxhash.xxh3_128(head)
+        pending.write(head)
 
     def append(self, rows: Shaped[Tensor, "rows ..."]) -> None:
         """Write the next rows; on the CPU, and in the shard's type."""
@@ -223,18 +129,6 @@ class ShardWriter:
     def _end_chunk(self) -> None:
         self._checksums.append(self._chunk.intdigest())
         self._chunk.reset()
-
-
-def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON of a safetensors header, padded with spaces to a whole page."""
-    about = {**metadata, "rows_per_chunk": str(layout.rows_per_chunk)}
-    text = _compact({"__metadata__": about})[:-1] + b"," + layout.entries
-    text += b" " * (-(8 + len(text)) % PAGE)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _compact(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode()
 
 
 class Shard:
@@ -337,10 +231,10 @@ class Shard:
             found = self.path.stat().st_size
         if found != self.record.n_bytes:
             raise damaged(self.path, f"it has {found:,} of {self.record.n_bytes:,} bytes")
-        header = _part(self.path, 0, self.record.data_offset)
-        if xxhash.xxh3_128_hexdigest(header + self._rest) != self.record.frame_xxh3:
+        head = _part(self.path, 0, self.record.data_offset)
+        if xxhash.xxh3_128_hexdigest(head + self._rest) != self.record.frame_xxh3:
             raise damaged(self.path, "its header, moments or checksums are not those recorded")
-        if not header.rstrip(b" ").endswith(self.layout.entries):
+        if not head.rstrip(b" ").endswith(self.layout.entries):
             raise damaged(self.path, f"its record says {self.record.dtype}, {self.record.shape}")
 
     @cached_property

@@ -24,7 +24,8 @@ from interp.store.moments import Moments
 from interp.store.naming import shard_path
 from interp.store.planned import PlannedStore
 from interp.store.recording import batches, record_rows
-from interp.store.shards import ShardRecord, ShardWriter
+from interp.store.shard_layout import ShardRecord
+from interp.store.shards import ShardWriter
 from interp.store.spec import DTYPES, HookLayout
 
 QUEUE_LENGTH = 2

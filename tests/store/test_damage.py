@@ -10,7 +10,8 @@ import torch
 
 from interp.errors import DamagedStoreError
 from interp.store.durable import LocalFiles
-from interp.store.shards import Shard, ShardRecord
+from interp.store.shard_layout import ShardRecord
+from interp.store.shards import Shard
 from tests.store.unit import (
     HOOKS,
     N_ROWS,

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 from interp.errors import DamagedStoreError
 from interp.store.durable import LocalFiles
 from interp.store.moments import Moments
-from interp.store.shards import CHUNK_BYTES, Shard, ShardRecord, ShardWriter, shard_bytes
+from interp.store.shard_layout import CHUNK_BYTES, ShardRecord, shard_bytes
+from interp.store.shards import Shard, ShardWriter
 from tests.comparison import assert_close
 from tests.store.unit import Hook, as_bits, write_shard
 

@@ -12,7 +12,8 @@ from interp.store.durable import LocalFiles
 from interp.store.moments import Moments
 from interp.store.naming import new_attempt, shard_path, tokens_path
 from interp.store.records import FileRecord
-from interp.store.shards import Shard, ShardRecord, ShardWriter, Verify
+from interp.store.shard_layout import ShardRecord
+from interp.store.shards import Shard, ShardWriter, Verify
 
 GROUP = "89abcdef"
 SPEC = "0" * 32
