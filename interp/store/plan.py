@@ -7,15 +7,17 @@ their length, so that a batch holds hardly any padding.
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from jaxtyping import Bool
 
-from interp.errors import StoreError
+from interp.errors import ResourceError, StoreError
 from interp.model.tokens import Tokenizer
 from interp.store.files import StoreFiles
 from interp.store.naming import checked_path, new_attempt, tokens_path
@@ -38,6 +40,9 @@ TOKEN_SCHEMA = pa.schema(
 )
 """A row for every token that the model is given. `row` is null where the activations are not
 stored, `document_pos` where the store added the token."""
+
+RISING = ("row", "document", "sequence")
+"""Columns that are stored as differences: the file is a third as large."""
 
 VOCABULARY_SCHEMA = pa.schema({"token_id": pa.int32(), "token": pa.string()})
 
@@ -78,6 +83,11 @@ class PlannedUnit:
     tokens_bytes: int
     tokens_xxh3: str
 
+    @property
+    def tokens(self) -> FileRecord:
+        """The file of its tokens."""
+        return FileRecord(self.tokens_path, self.tokens_bytes, self.tokens_xxh3)
+
 
 PLAN_SCHEMA = pa.schema(
     {
@@ -112,9 +122,7 @@ class Plan:
         Raises:
             DamagedStoreError: its file is missing or was altered.
         """
-        planned = self.units[unit]
-        file = FileRecord(planned.tokens_path, planned.tokens_bytes, planned.tokens_xxh3)
-        return read_table(files, file, TOKEN_SCHEMA)
+        return read_table(files, self.units[unit].tokens, TOKEN_SCHEMA)
 
 
 def write_plan(
@@ -142,35 +150,53 @@ def write_plan(
     Raises:
         StoreError: there is nothing to read, a document cannot be read, or no row is stored.
     """
-    thinning = Thinning(parse_positions(positions), Subsample.parse(subsample), seed)
+    thinning = Thinning(checked_positions(positions, ctx), Subsample.parse(subsample), seed)
     reader = SequenceReader(documents, tokenizer, ctx, packing, prepend_bos)
     writer = PlanWriter(files, thinning)
+
+    def progress() -> None:
+        if watch:
+            watch(reader.fingerprint.n_documents, writer.n_tokens)
+
     try:
         for sequences in units_of(limited(reader, max_tokens), unit_tokens):
             writer.add(sequences)
-            if watch:
-                watch(writer.n_documents, writer.n_tokens)
-        units = writer.settled()
-        n_rows = sum(unit.n_rows for unit in units)
-        if not units:
-            raise StoreError("There is nothing to read: no text gave a token, or max_tokens is 0.")
-        if not n_rows:
+            progress()
+        writer.settle(progress)
+        if not writer.units:
+            raise StoreError(
+                "There is nothing to read: no text gave a token."
+                if max_tokens is None
+                else f"max_tokens is {max_tokens}, less than the first sequence has."
+            )
+        if not writer.n_rows:
             raise StoreError(f"positions={positions!r}, subsample={subsample!r} leave no row.")
+        table = pa.Table.from_pylist([vars(unit) for unit in writer.units], PLAN_SCHEMA)
+        return PlanRecord(
+            file=write_table(files, f"plan-{writer.attempt}.parquet", table),
+            fingerprint=reader.fingerprint.digest,
+            n_documents=reader.fingerprint.n_documents,
+            n_sequences=writer.n_sequences,
+            n_tokens=writer.n_tokens,
+            n_rows=writer.n_rows,
+            n_units=len(writer.units),
+        )
     except BaseException:
         writer.discard()
         raise
-    is_whole = max_tokens is None
-    n_documents = reader.fingerprint.n_documents if is_whole else writer.n_documents
-    table = pa.Table.from_pylist([vars(unit) for unit in units], PLAN_SCHEMA)
-    return PlanRecord(
-        file=write_table(files, f"plan-{writer.attempt}.parquet", table),
-        fingerprint=reader.fingerprint.after(n_documents),
-        n_documents=n_documents,
-        n_sequences=writer.n_sequences,
-        n_tokens=writer.n_tokens,
-        n_rows=n_rows,
-        n_units=len(units),
-    )
+
+
+def checked_positions(positions: str, ctx: int) -> tuple[int, ...] | None:
+    """Positions that some sequence can have; None for all.
+
+    Raises:
+        StoreError: one of them lies outside every sequence.
+    """
+    chosen = parse_positions(positions)
+    outside = [position for position in chosen or () if not -ctx <= position < ctx]
+    if outside:
+        raise StoreError(f"positions holds {outside[0]}; sequences have at most {ctx} tokens.")
+    return chosen
 
 
 def limited(sequences: Iterable[TokenSequence], max_tokens: int | None) -> Iterator[TokenSequence]:
@@ -204,7 +230,8 @@ class PlanWriter:
         self.files, self.thinning = files, thinning
         self.attempt = new_attempt()
         self.units: list[PlannedUnit] = []
-        self.n_documents = self.n_sequences = self.n_tokens = self._n_rows = 0
+        self.n_sequences = self.n_tokens = self.n_rows = 0
+        self._provisional: list[PlannedUnit] = []
 
     def add(self, sequences: Sequence[TokenSequence]) -> None:
         """Write the tokens of the next unit."""
@@ -223,28 +250,29 @@ class PlanWriter:
             self._write(columns, np.ones(len(pos), dtype=bool))
         else:
             self._write(columns, self.thinning.stored(_for_thinning(columns)))
-        self.n_documents = max(self.n_documents, int(joined.document.max()) + 1)
         self.n_sequences += len(sequences)
         self.n_tokens += len(pos)
 
-    def settled(self) -> list[PlannedUnit]:
-        """All units, their rows chosen for good."""
+    def settle(self, progress: Callable[[], None]) -> None:
+        """Write the files of all units again if only now their rows can be chosen."""
         if not self.thinning.sees_all_first:
-            return self.units
-        provisional = self.units
-        self.attempt, self.units, self._n_rows = new_attempt(), [], 0
-        for unit in provisional:
-            file = FileRecord(unit.tokens_path, unit.tokens_bytes, unit.tokens_xxh3)
-            table = read_table(self.files, file, TOKEN_SCHEMA)
-            columns = {name: table[name].fill_null(ADDED).to_numpy() for name in table.column_names}
+            return
+        self._provisional, self.attempt = self.units, new_attempt()
+        self.units, self.n_rows = [], 0
+        for unit in self._provisional:
+            table = read_table(self.files, unit.tokens, TOKEN_SCHEMA).drop_columns("row")
+            document_pos = pc.fill_null(table["document_pos"], ADDED)
+            columns = {name: table[name].to_numpy() for name in table.column_names}
+            columns["document_pos"] = document_pos.to_numpy()
             self._write(columns, self.thinning.stored(_for_thinning(columns)))
-            self.files.remove(file.path)
-        return self.units
+            self.files.remove(unit.tokens_path)
+            progress()
 
     def discard(self) -> None:
-        """Remove what was written."""
-        for unit in self.units:
-            self.files.remove(unit.tokens_path)
+        """Remove what was written; what cannot be removed belongs to no store."""
+        with suppress(OSError, ResourceError):
+            for unit in (*self._provisional, *self.units):
+                self.files.remove(unit.tokens_path)
 
     def _write(self, columns: Columns, stored: Bool[np.ndarray, " token"]) -> None:
         """Write the token file of the next unit, with numbers for the rows that are stored."""
@@ -259,7 +287,7 @@ class PlanWriter:
         self.units.append(
             PlannedUnit(
                 unit=unit,
-                first_row=self._n_rows,
+                first_row=self.n_rows,
                 n_rows=int(stored.sum()),
                 n_tokens=len(stored),
                 first_sequence=int(sequences[0]),
@@ -269,15 +297,19 @@ class PlanWriter:
                 tokens_xxh3=file.xxh3,
             )
         )
-        self._n_rows += int(stored.sum())
+        self.n_rows += int(stored.sum())
 
 
 def _for_thinning(columns: Columns) -> Tokens:
     length = np.bincount(columns["sequence"] - columns["sequence"][0])
+    place = columns["document_pos"].copy()
+    # A long document has a BOS in each of its pieces: they differ by the token that follows.
+    (bos,) = np.nonzero(columns["bos"])
+    place[bos] = -2 - place[bos + 1]
     return Tokens(
         columns["token_id"],
         columns["document"],
-        columns["document_pos"],
+        place,
         columns["pos"],
         np.repeat(length, length),
     )
@@ -285,15 +317,23 @@ def _for_thinning(columns: Columns) -> Tokens:
 
 def write_vocabulary(files: StoreFiles, tokenizer: Tokenizer) -> FileRecord:
     """Write the text of every token id, so that readers need no tokenizer."""
-    pieces = [tokenizer.piece(token_id) for token_id in range(len(tokenizer))]
-    table = pa.table({"token_id": range(len(pieces)), "token": pieces}, VOCABULARY_SCHEMA)
+    ids = sorted(set(tokenizer.backend.get_vocab().values()))  # added tokens may leave gaps
+    table = pa.table({"token_id": ids, "token": map(tokenizer.piece, ids)}, VOCABULARY_SCHEMA)
     return write_table(files, f"vocabulary-{new_attempt()}.parquet", table)
 
 
 def write_table(files: StoreFiles, path: str, table: pa.Table) -> FileRecord:
     """Write a Parquet file; equal tables give equal bytes."""
+    rising = [name for name in table.column_names if name in RISING]
+    others = [name for name in table.column_names if name not in RISING]
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=others,
+        column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
+    )
     pending = files.begin(path)
     pending.write(buffer.getbuffer())
     return pending.publish()
@@ -311,7 +351,7 @@ def read_table(files: StoreFiles, file: FileRecord, schema: pa.Schema) -> pa.Tab
         raise damaged(file.path, "it is missing") from error
     if len(data) != file.n_bytes or xxhash.xxh3_128_hexdigest(data) != file.xxh3:
         raise damaged(file.path, "its checksum is not that of its record")
-    table = pq.read_table(io.BytesIO(data))
+    table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
     if table.schema.remove_metadata() != schema:
         raise damaged(file.path, f"it has the columns {', '.join(table.column_names)}")
     return table

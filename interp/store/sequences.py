@@ -6,7 +6,6 @@ attention then crosses documents, as in GPT-2's training. Either way each sequen
 token that the store adds, and no token of a document is dropped or repeated.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,15 +14,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import xxhash
 from jaxtyping import Bool, Int
+from tokenizers import Tokenizer as Backend
 
 from interp.errors import StoreError
 from interp.model.tokens import Tokenizer
+from interp.store.texts import MAX_DOCUMENT_CHARACTERS
 
 Packing = Literal["documents", "packed"]
 
-DOCUMENTS_PER_BATCH = 256
-"""Tokenized together, on all cores."""
-CHARACTERS_PER_BATCH = 4_000_000
+DOCUMENTS_PER_BATCH = 4096
+CHARACTERS_PER_BATCH = 1_000_000
+"""Tokenized together, on all cores; a token takes some 200 bytes meanwhile."""
 ADDED = -1
 """Position in its document of a token that the store added."""
 
@@ -47,7 +48,6 @@ class Fingerprint:
     def __init__(self) -> None:
         self.n_documents = 0
         self._digest = xxhash.xxh3_128()
-        self._recent: deque[tuple[int, str]] = deque()
 
     def add(self, text: str) -> None:
         """Take in the next document."""
@@ -55,13 +55,11 @@ class Fingerprint:
         self._digest.update(len(data).to_bytes(8, "little"))
         self._digest.update(data)
         self.n_documents += 1
-        self._recent.append((self.n_documents, self._digest.hexdigest()))
 
-    def after(self, n_documents: int) -> str:
-        """The number of the first documents; earlier ones are forgotten."""
-        while self._recent and self._recent[0][0] < n_documents:
-            self._recent.popleft()
-        return self._recent[0][1] if self._recent else self._digest.hexdigest()
+    @property
+    def digest(self) -> str:
+        """The number of the documents so far, 32 hexadecimal digits."""
+        return self._digest.hexdigest()
 
 
 def fingerprint(documents: Iterable[str], n_documents: int | None) -> str:
@@ -69,17 +67,22 @@ def fingerprint(documents: Iterable[str], n_documents: int | None) -> str:
     found = Fingerprint()
     for number, text in enumerate(islice(documents, n_documents)):
         found.add(checked(text, number))
-    return found.after(found.n_documents)
+    return found.digest
 
 
 def checked(text: object, number: int) -> str:
     """A document that can be tokenized.
 
     Raises:
-        StoreError: it is not text, or not valid Unicode; names the document.
+        StoreError: it is not text, not valid Unicode, or too long; names the document.
     """
     if not isinstance(text, str):
         raise StoreError(f"Document {number} is {type(text).__name__}; expected str.")
+    if len(text) > MAX_DOCUMENT_CHARACTERS:
+        raise StoreError(
+            f"Document {number} has {len(text):,} characters; at most {MAX_DOCUMENT_CHARACTERS:,} "
+            "are read as one. Split it."
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -94,7 +97,7 @@ class SequenceReader:
     """Reads documents once and cuts them into sequences.
 
     Raises:
-        StoreError: while it is read: a document is not text, or there is no token to add.
+        StoreError: there is no token to add; while it is read: a document is not text.
     """
 
     documents: Iterable[str]
@@ -105,8 +108,9 @@ class SequenceReader:
 
     def __post_init__(self) -> None:
         self.fingerprint = Fingerprint()
-        decoder = self.tokenizer.backend.get_added_tokens_decoder()
-        self._special = np.array([i for i, token in decoder.items() if token.special], dtype=int)
+        """Of the documents whose sequences have been asked for."""
+        self._backend = without_limits(self.tokenizer.backend)
+        self._is_special = special_ids(self._backend)
         if (self.prepend_bos or self.packing == "packed") and self.tokenizer.bos_token_id is None:
             raise StoreError(
                 "The tokenizer has no end-of-text token to begin or to separate with. Use packing "
@@ -162,11 +166,10 @@ class SequenceReader:
     def _tokenized(self) -> Iterator[TokenSequence]:
         """Each document that has tokens, whole."""
         for texts in self._batches():
-            first = self.fingerprint.n_documents
-            for text in texts:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            for text, encoding in zip(texts, encodings, strict=True):
+                number = self.fingerprint.n_documents
                 self.fingerprint.add(text)
-            encodings = self.tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False)
-            for number, encoding in enumerate(encodings, first):
                 ids = np.array(encoding.ids, dtype=np.int64)
                 if len(ids):
                     yield TokenSequence(
@@ -174,19 +177,38 @@ class SequenceReader:
                         np.full(len(ids), number),
                         np.arange(len(ids)),
                         np.zeros(len(ids), dtype=bool),
-                        np.isin(ids, self._special),
+                        self._is_special[ids],
                     )
 
     def _batches(self) -> Iterator[list[str]]:
-        """Documents that are tokenized together; a long one nearly alone."""
-        batch: list[str] = []
+        """Documents that are tokenized together."""
+        batch, n_characters = [], 0
         for number, text in enumerate(self.documents):
             batch.append(checked(text, number))
-            if len(batch) == DOCUMENTS_PER_BATCH or sum(map(len, batch)) > CHARACTERS_PER_BATCH:
+            n_characters += len(text)
+            if len(batch) == DOCUMENTS_PER_BATCH or n_characters >= CHARACTERS_PER_BATCH:
                 yield batch
-                batch = []
+                batch, n_characters = [], 0
         if batch:
             yield batch
+
+
+def without_limits(backend: Backend) -> Backend:
+    """The tokenizer without the cutting and padding that its file may ask for."""
+    if backend.truncation is None and backend.padding is None:
+        return backend
+    backend = Backend.from_str(backend.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def special_ids(backend: Backend) -> Bool[np.ndarray, " token_id"]:
+    """Whether each token id is a special token."""
+    is_special = np.zeros(max(backend.get_vocab().values(), default=0) + 1, dtype=bool)
+    decoder = backend.get_added_tokens_decoder()
+    is_special[[token_id for token_id, token in decoder.items() if token.special]] = True
+    return is_special
 
 
 def _part(sequence: TokenSequence, start: int, stop: int | None) -> TokenSequence:

@@ -1,20 +1,24 @@
 """Which of the rows are stored: chosen positions, and a sample that the seed alone decides.
 
-Every token has a hash of (seed, document, position in it, position in the sequence). A sample of
-rows or documents keeps small hashes, so it does not depend on how the work is divided. At most n
-rows of each token id are those with the n smallest hashes, a uniform choice; they are known only
-when the whole corpus has been seen.
+Every token has a hash of (seed, document, position in it). A sample of rows or documents keeps
+small hashes, so it does not depend on how the work is divided. At most n rows of each token id are
+those with the n smallest hashes, a uniform choice; they are known only when the whole corpus has
+been seen.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt64
+from jaxtyping import Bool, Int, Integer, UInt64
 
 from interp.errors import StoreError
 
 LARGEST = np.uint64(2**64 - 1)
+RECENT_CANDIDATES = 2**20
+"""Tokens that are held before the smallest hashes among them are found."""
 Hashes = UInt64[np.ndarray, " token"]
+Candidates = tuple[Int[np.ndarray, " candidate"], UInt64[np.ndarray, " candidate"]]
+"""Token ids and hashes of tokens that may be chosen."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Tokens:
 
     token_id: Int[np.ndarray, " token"]
     document: Int[np.ndarray, " token"]
-    document_pos: Int[np.ndarray, " token"]
+    place: Int[np.ndarray, " token"]
+    """Different for each token of a document, also for those that the store added."""
     pos: Int[np.ndarray, " token"]
     length: Int[np.ndarray, " token"]
     """Of the token's sequence."""
@@ -88,9 +93,12 @@ class Thinning:
     positions: tuple[int, ...] | None
     subsample: Subsample
     seed: int
-    _candidates: tuple[Int[np.ndarray, " n"], Hashes] = field(
-        default_factory=lambda: (np.empty(0, np.int64), np.empty(0, np.uint64))
-    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise StoreError(f"seed is {self.seed}; expected 0 or more.")
+        self._candidates: Candidates = np.empty(0, np.int64), np.empty(0, np.uint64)
+        self._recent: list[Candidates] = []
 
     @property
     def sees_all_first(self) -> bool:
@@ -99,17 +107,22 @@ class Thinning:
 
     def observe(self, tokens: Tokens) -> None:
         """Take note of tokens among which will be chosen; needed if `sees_all_first`."""
-        limit = self.subsample.per_token
-        if limit is None:
-            return
         allowed = self._at_positions(tokens)
-        ids = np.concatenate([self._candidates[0], tokens.token_id[allowed]])
-        hashes = np.concatenate([self._candidates[1], self._hashes(tokens)[allowed]])
+        self._recent.append((tokens.token_id[allowed], self._hashes(tokens)[allowed]))
+        n_recent = sum(len(ids) for ids, _ in self._recent)
+        if n_recent > max(len(self._candidates[0]), RECENT_CANDIDATES):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep the smallest hashes of each token id, in the order of ids and hashes."""
+        both = zip(self._candidates, *self._recent, strict=True)
+        ids, hashes = (np.concatenate(arrays) for arrays in both)
         order = np.lexsort((hashes, ids))
         ids, hashes = ids[order], hashes[order]
         starts = np.flatnonzero(np.diff(ids, prepend=-1))
         rank = np.arange(len(ids)) - np.repeat(starts, np.diff(starts, append=len(ids)))
-        self._candidates = ids[rank < limit], hashes[rank < limit]
+        is_kept = rank < (self.subsample.per_token or 0)
+        self._candidates, self._recent = (ids[is_kept], hashes[is_kept]), []
 
     def stored(self, tokens: Tokens) -> Bool[np.ndarray, " token"]:
         """Whether the row of each token is stored."""
@@ -117,12 +130,14 @@ class Thinning:
         if sample.rows is not None:
             return allowed & (self._hashes(tokens) <= _threshold(sample.rows))
         if sample.documents is not None:
-            hashes = mixed(np.uint64(self.seed), tokens.document)
-            return allowed & (hashes <= _threshold(sample.documents))
+            return allowed & (self._document_hashes(tokens) <= _threshold(sample.documents))
         if sample.per_token is not None:
+            if self._recent:
+                self._settle()
             ids, hashes = self._candidates
             last = np.flatnonzero(np.diff(ids, append=-1))
-            largest = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.uint64)
+            n_ids = 1 + max(ids.max(initial=0), tokens.token_id.max(initial=0))
+            largest = np.zeros(n_ids, dtype=np.uint64)
             largest[ids[last]] = hashes[last]
             return allowed & (self._hashes(tokens) <= largest[tokens.token_id])
         return allowed
@@ -134,11 +149,14 @@ class Thinning:
         return np.isin(tokens.pos, self.positions) | np.isin(from_end, self.positions)
 
     def _hashes(self, tokens: Tokens) -> Hashes:
-        hashes = mixed(np.uint64(self.seed), tokens.document)
-        return mixed(mixed(hashes, tokens.document_pos), tokens.pos)
+        return mixed(self._document_hashes(tokens), tokens.place)
+
+    def _document_hashes(self, tokens: Tokens) -> Hashes:
+        seed = mixed(np.zeros(1, np.uint64), np.array([self.seed], np.uint64))
+        return mixed(seed, tokens.document)
 
 
-def mixed(state: Hashes | np.uint64, number: Int[np.ndarray, " token"]) -> Hashes:
+def mixed(state: UInt64[np.ndarray, " #token"], number: Integer[np.ndarray, " token"]) -> Hashes:
     """A hash of a hash and a number: the finaliser of splitmix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         x = state + number.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
