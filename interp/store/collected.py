@@ -35,8 +35,8 @@ class Collected:
         """Group and layout of each hook."""
         self._verify: ShardVerify = "size" if verify == "full" else verify
         self._done = committed(store.files).intersection(store.work)
-        self._commits: Recent[tuple[int, str], Commit] = Recent(self._read, capacity=KEPT_COMMITS)
-        self._shards: Recent[tuple[str, int], Shard] = Recent(self._open, capacity=most_open())
+        self._commits: Recent[tuple[int, str], Commit] = Recent(capacity=KEPT_COMMITS)
+        self._shards: Recent[tuple[str, int], Shard] = Recent(capacity=most_open())
         if verify == "full":
             self._check_everything()
 
@@ -68,7 +68,7 @@ class Collected:
         Raises:
             DamagedStoreError: the record was altered, or is of another store.
         """
-        return self._commits[unit, self._owner(hook)[0]]
+        return self._commits.get((unit, self._owner(hook)[0]), self._read)
 
     def shard(self, hook: str, unit: int) -> Shard:
         """The values of a hook in a unit.
@@ -76,7 +76,7 @@ class Collected:
         Raises:
             DamagedStoreError: the file is missing or was altered.
         """
-        return self._shards[hook, unit]
+        return self._shards.get((hook, unit), self._open)
 
     def _owner(self, hook: str) -> tuple[str, HookLayout]:
         if hook in self.hooks:

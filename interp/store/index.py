@@ -63,14 +63,12 @@ class TokenIndex:
     def __init__(self, store: PlannedStore, vocabulary: pa.Array) -> None:
         self.store = store
         self.vocabulary = vocabulary
-        self._tables: Recent[int, pa.Table] = Recent(self._read, capacity=KEPT_TABLES)
-        self._documents: Recent[int, tuple[int, int]] = Recent(
-            self._first_and_last_document, capacity=KEPT_RANGES
-        )
+        self._tables: Recent[int, pa.Table] = Recent(capacity=KEPT_TABLES)
+        self._documents: Recent[int, tuple[int, int]] = Recent(capacity=KEPT_RANGES)
 
     def table(self, unit: int) -> pa.Table:
         """The stored rows of a unit in their order, with `COLUMNS`."""
-        return self._tables[unit]
+        return self._tables.get(unit, self._read)
 
     def _read(self, unit: int) -> pa.Table:
         planned = self.store.plan.units[unit]
@@ -88,8 +86,8 @@ class TokenIndex:
     def units_of_document(self, document: int) -> range:
         """The units that may hold a document, found by halving: units hold documents in order."""
         units = range(len(self.store.plan.units))
-        first = bisect_left(units, document, key=lambda unit: self._documents[unit][1])
-        after = bisect_right(units, document, key=lambda unit: self._documents[unit][0])
+        first = bisect_left(units, document, key=lambda unit: self._first_and_last(unit)[1])
+        after = bisect_right(units, document, key=lambda unit: self._first_and_last(unit)[0])
         return range(first, after)
 
     def rows_of_document(self, unit: int, document: int) -> tuple[RowNumbers, RowNumbers]:
@@ -99,7 +97,10 @@ class TokenIndex:
         (rows,) = np.nonzero(is_own.to_numpy())
         return rows, table["document_pos"].take(rows).to_numpy().astype(np.int64)
 
-    def _first_and_last_document(self, unit: int) -> tuple[int, int]:
+    def _first_and_last(self, unit: int) -> tuple[int, int]:
+        return self._documents.get(unit, self._read_first_and_last)
+
+    def _read_first_and_last(self, unit: int) -> tuple[int, int]:
         documents = self.store.tokens(unit)["document"].to_numpy()
         return int(documents.min()), int(documents.max())
 

@@ -82,13 +82,20 @@ class Order:
             yield Step(slice(first, n_read), n_full, size)
             n_full, left = n_full - size, left - size
 
-    def take_in(self, step: Step) -> Numbers:
-        """Place the rows of the blocks that a step reads; returns their slots in this order."""
-        slots = self._slots[self._n_full : step.n_full].copy()
-        runs = [np.arange(start, stop) for start, stop in self.blocks[step.read]]
-        self.held[slots] = np.concatenate([np.empty(0, dtype=np.int64), *runs])
-        self._n_full = step.n_full
+    def take_in(self, step: Step) -> list[Numbers]:
+        """Place the rows of the blocks that a step reads; returns the slots of each block."""
+        slots = []
+        for start, stop in self.blocks[step.read].tolist():
+            last = self._n_full + stop - start
+            slots.append(self._slots[self._n_full : last].copy())
+            self.held[slots[-1]] = np.arange(start, stop)
+            self._n_full = last
         return slots
+
+    def rows(self, first_block: int = 0) -> Iterator[Numbers]:
+        """The rows of each block from one on."""
+        for start, stop in self.blocks[first_block:].tolist():
+            yield np.arange(start, stop)
 
     def draw(self, step: Step) -> Numbers:
         """The slots of a batch, in the order of their being drawn; they are free afterwards."""

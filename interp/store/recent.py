@@ -10,38 +10,31 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Makes a value when it is asked for, and forgets the one that was not used for longest.
+    """Keeps what was used last and forgets the rest.
 
-    A pickled copy starts empty, so it can be sent to another process.
+    A pickled copy is empty, so it can be sent to another process.
     """
 
-    def __init__(self, make: Callable[[Key], Value], *, capacity: int) -> None:
-        self.make = make
+    def __init__(self, *, capacity: int) -> None:
         self.capacity = capacity
-        self._forget_all()
-
-    def _forget_all(self) -> None:
         self._kept: OrderedDict[Key, Value] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getitem__(self, key: Key) -> Value:
+    def get(self, key: Key, make: Callable[[Key], Value]) -> Value:
+        """The value of a key, made if it is not kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        value = self.make(key)
+        value = make(key)
         with self._lock:
             self._kept[key] = value
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
         return value
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"make": self.make, "capacity": self.capacity}
+        return {"capacity": self.capacity}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget_all()
+        self.__init__(**state)

@@ -5,10 +5,13 @@ random order into a window in memory, and batches are drawn from the window (`in
 To go on with a stopped epoch its order is replayed, which needs no reading.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from math import ceil
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +39,13 @@ class Batch(NamedTuple):
 LABELS = ("row", "token_id", "document")
 """What a batch says of each row, beside `x`."""
 
+READ_AHEAD = 2
+"""Blocks that are read while earlier ones are drawn from."""
+RESTORED_ROWS = 8192
+"""Rows that are read at once to go on with a stopped epoch."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -50,8 +60,8 @@ class Source(Protocol):
         """Room for the stored numbers of rows, an array per hook."""
         ...
 
-    def read(self, index: Numbers, out: Sequence[np.ndarray], places: Numbers) -> None:
-        """Put the stored numbers of ascending rows into places of `out`."""
+    def stored(self, index: Numbers) -> list[np.ndarray]:
+        """The stored numbers of ascending rows, an array per hook; perhaps a view of the file."""
         ...
 
     def labels(self, index: Numbers, names: Sequence[str]) -> Int[np.ndarray, "_row _name"]:
@@ -142,27 +152,26 @@ class Shuffled(IterableDataset):
         if info:
             self._workers_began[0] = 1
         order = self._order(worker, workers)
+        window = Window(self.source, order)
+        drawn = xxhash.xxh3_128()
+        steps = enumerate(order.steps(), start=1)
         resume, self._resume = self._resume, None
-        n_skipped = self._checked(resume, worker, workers) if resume else 0
-        window = Window(self.source, order, self.settings.block_rows)
-        drawn_so_far = xxhash.xxh3_128()
-        for number, step in enumerate(order.steps(), start=1):
-            new = order.take_in(step)
-            if number > n_skipped:
-                window.fill(new)
+        n_read = 0
+        if resume:
+            for _, step in islice(steps, self._checked(resume, worker, workers)):
+                order.take_in(step)
+                drawn.update(order.held[order.draw(step)].tobytes())
+                n_read = step.read.stop
+            self._check_drawn(resume, drawn.hexdigest())
+            window.restore()
+        blocks = read_ahead(window.read, order.rows(n_read))
+        for number, step in steps:
+            for slots in order.take_in(step):
+                window.place(slots, next(blocks))
             slots = order.draw(step)
-            drawn_so_far.update(order.held[slots].tobytes())
-            state = self._state_after(number, drawn_so_far.hexdigest(), worker, workers)
-            if number == n_skipped:
-                if resume != state:
-                    raise StoreError(
-                        "The rows are not those of the state: other units have been collected "
-                        "since, or another version of NumPy draws other numbers. Begin the epoch "
-                        "again."
-                    )
-                window.fill(order.in_use)
-            if number > n_skipped and step.size:
-                self._state = state
+            drawn.update(order.held[slots].tobytes())
+            if step.size:
+                self._state = self._state_after(number, drawn.hexdigest(), worker, workers)
                 yield window.batch(slots)
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,30 +213,57 @@ class Shuffled(IterableDataset):
         }
 
     def _checked(self, state: Mapping[str, Any], worker: int, workers: int) -> int:
-        if state["worker"] != [worker, workers]:
+        if state["batches"] and state["worker"] != [worker, workers]:
             raise StoreError(
                 f"The state is of worker {state['worker'][0]} of {state['worker'][1]}; this is "
                 f"worker {worker} of {workers}."
             )
         return state["batches"]
 
+    def _check_drawn(self, state: Mapping[str, Any], drawn: str) -> None:
+        if state["batches"] and state["drawn"] != drawn:
+            raise StoreError(
+                "The rows are not those of the state: other units have been collected since, or "
+                "another version of NumPy draws other numbers. Begin the epoch again."
+            )
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What is read, in order; some of it before it is asked for, in a thread of its own."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
 
 class Window:
     """The rows in memory that batches are drawn from."""
 
-    def __init__(self, source: Source, order: Order, piece_rows: int) -> None:
-        self.source, self.order, self.piece_rows = source, order, piece_rows
+    def __init__(self, source: Source, order: Order) -> None:
+        self.source, self.order = source, order
         self.values = source.empty(order.capacity)
         self.labels = np.empty((order.capacity, len(LABELS)), dtype=np.int64)
 
-    def fill(self, slots: Numbers) -> None:
-        """Read what belongs into these slots, in the store's order."""
-        slots = slots[np.argsort(self.order.held[slots], kind="stable")]
-        for first in range(0, len(slots), self.piece_rows):
-            piece = slots[first : first + self.piece_rows]
-            rows = self.order.held[piece]
-            self.source.read(rows, self.values, piece)
-            self.labels[piece] = self.source.labels(rows, LABELS)
+    def read(self, rows: Numbers) -> list[np.ndarray]:
+        """Ascending rows: their labels, and their values of each hook."""
+        return [self.source.labels(rows, LABELS), *self.source.stored(rows)]
+
+    def place(self, slots: Numbers, read: Sequence[np.ndarray]) -> None:
+        """Put rows that were read into slots."""
+        for held, new in zip([self.labels, *self.values], read, strict=True):
+            held[slots] = new
+
+    def restore(self) -> None:
+        """Read all rows that are held after a replay."""
+        slots = self.order.in_use
+        slots = slots[np.argsort(self.order.held[slots])]
+        for first in range(0, len(slots), RESTORED_ROWS):
+            piece = slots[first : first + RESTORED_ROWS]
+            self.place(piece, self.read(self.order.held[piece]))
 
     def batch(self, slots: Numbers) -> Batch:
         """The rows in these slots."""

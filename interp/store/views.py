@@ -18,6 +18,7 @@ from torch.utils.data import get_worker_info
 from interp.errors import StoreError
 from interp.store.collected import Collected
 from interp.store.index import (
+    Part,
     RowIndex,
     RowNumbers,
     Rows,
@@ -145,10 +146,8 @@ class TokenRows(ABC):
         """Room for the stored numbers of rows, an array per hook; float16 and bfloat16 as bits."""
 
     @abstractmethod
-    def read(
-        self, index: RowNumbers, out: Sequence[np.ndarray], places: RowNumbers | None = None
-    ) -> None:
-        """Put the stored numbers of ascending rows into places of `out` (`None`: in order)."""
+    def stored(self, index: RowNumbers) -> list[np.ndarray]:
+        """The stored numbers of ascending rows, an array per hook; perhaps a view of the file."""
 
     @abstractmethod
     def tensors(self, values: Sequence[np.ndarray]) -> Tensor | dict[str, Tensor]:
@@ -195,13 +194,14 @@ class View(TokenRows):
             DamagedStoreError: a file was altered; names it.
         """
         numbers = row_numbers(index, len(self))
-        out = self.empty(len(numbers))
         if (numbers[1:] >= numbers[:-1]).all():
-            self.read(numbers, out)
+            (values,) = self.stored(numbers)
+            values = values if values.flags.writeable else values.copy()
         else:
             order = np.argsort(numbers, kind="stable")
-            self.read(numbers[order], out, order)
-        x = self.tensors(out)
+            (values,) = self.empty(len(numbers))
+            (values[order],) = self.stored(numbers[order])
+        x = self.tensors([values])
         x = x if dtype is None else x.to(dtype)
         return x[0] if is_one_row(index) else x
 
@@ -246,20 +246,22 @@ class View(TokenRows):
         """Room for rows, as bits."""
         return [np.empty((n_rows, *self.feature), STORED_AS[self.layout.dtype])]
 
-    def read(
-        self, index: RowNumbers, out: Sequence[np.ndarray], places: RowNumbers | None = None
-    ) -> None:
-        """Put the bits of ascending rows into places of `out[0]`."""
-        for unit, rows, part in self.row_set.parts(index):
-            shard = self._collected.shard(self.hook, unit)
-            target = part if places is None else places[part]
-            first, last = int(rows[0]), int(rows[-1])
-            if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-                out[0][target] = shard.slice(first, last + 1)
-            elif places is None:
-                shard.rows(rows, out[0][part])
+    def stored(self, index: RowNumbers) -> list[np.ndarray]:
+        """The bits of ascending rows; of neighbours in one unit a view of the file."""
+        parts = list(self.row_set.parts(index))
+        if len(parts) == 1 and _are_neighbours(parts[0].rows):
+            return [self._neighbours(parts[0])]
+        (out,) = self.empty(len(index))
+        for part in parts:
+            if _are_neighbours(part.rows):
+                out[part.places] = self._neighbours(part)
             else:
-                out[0][target] = shard.rows(rows)
+                self._collected.shard(self.hook, part.unit).rows(part.rows, out[part.places])
+        return [out]
+
+    def _neighbours(self, part: Part) -> np.ndarray:
+        shard = self._collected.shard(self.hook, part.unit)
+        return shard.slice(int(part.rows[0]), int(part.rows[-1]) + 1)
 
     def tensors(self, values: Sequence[np.ndarray]) -> Tensor:
         """Bits as a tensor, in pinned memory where there is a GPU to send it to."""
@@ -296,14 +298,15 @@ class AlignedViews(TokenRows):
         """Room for rows, as bits: an array per hook."""
         return [array for view in self.views.values() for array in view.empty(n_rows)]
 
-    def read(
-        self, index: RowNumbers, out: Sequence[np.ndarray], places: RowNumbers | None = None
-    ) -> None:
-        """Put the bits of ascending rows of each hook into places of its array."""
-        for view, array in zip(self.views.values(), out, strict=True):
-            view.read(index, [array], places)
+    def stored(self, index: RowNumbers) -> list[np.ndarray]:
+        """The bits of ascending rows, an array per hook."""
+        return [array for view in self.views.values() for array in view.stored(index)]
 
     def tensors(self, values: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Bits of each hook as a tensor."""
         pairs = zip(self.views.items(), values, strict=True)
         return {hook: view.tensors([array]) for (hook, view), array in pairs}
+
+
+def _are_neighbours(rows: RowNumbers) -> bool:
+    return bool(rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all())

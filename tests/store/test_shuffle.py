@@ -153,6 +153,14 @@ def test_settings_out_of_range_are_refused(st, options, why):
         st.view(RESID.name).shuffled(**options)
 
 
+def test_a_state_of_one_process_is_refused_in_a_worker(st):
+    shuffled = st.view(RESID.name).shuffled(**SMALL)
+    next(iter(shuffled))
+    shuffled.load_state_dict(shuffled.state_dict())
+    with pytest.raises(StoreError, match=r"of worker 0 of 1; this is worker 0 of 2"):
+        list(DataLoader(shuffled, batch_size=None, num_workers=2))
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_workers_share_the_rows(st, method):
