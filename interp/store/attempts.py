@@ -89,8 +89,10 @@ class Attempt:
 
     def begin(self) -> bool:
         """Take the unit; False if another process was faster."""
-        record = seal(asdict(Worker.of()))
-        return self.files.write_once(attempt_path(self.unit, self.group, self.number), record)
+        path = attempt_path(self.unit, self.group, self.number)
+        if self.files.size(path) is not None:  # asking is cheaper than trying
+            return False
+        return self.files.write_once(path, seal(asdict(Worker.of())))
 
     def heartbeat(self) -> None:
         """Say that the work goes on; cheap enough for every batch."""

@@ -35,10 +35,11 @@ def pull(store: PlannedStore, *, patient: bool = True) -> Iterator[Attempt | Non
     """
     while True:
         left = open_work(store.files, store.work)
-        attempt = next((attempt for attempt in left.free if attempt.begin()), None)
-        if attempt is None and not left.free and not (left.taken and patient):
+        begun = (attempt for attempt in left.free if attempt.begin())
+        yield from begun
+        if not left.free and not (left.taken and patient):
             return
-        yield attempt
+        yield None
 
 
 def run_processes(
