@@ -1,10 +1,12 @@
 """What a store needs of the place that holds its files, and the places there are."""
 
+import re
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from interp.errors import StoreError
 from interp.store.durable import LocalFiles
+from interp.store.object_files import ObjectFiles
 from interp.store.records import FileRecord
 
 
@@ -76,12 +78,13 @@ class StoreFiles(Protocol):
 
 
 def store_files(path: str | Path) -> StoreFiles:
-    """The files of the store at a path of this machine.
+    """The files of the store in a folder, or under a URL such as `s3://bucket/folder`.
 
     Raises:
-        StoreError: the path names something else, like `s3://...`.
+        StoreError: the URL is not one of a storage that can hold a store.
     """
-    scheme, separator, _ = str(path).partition("://")
-    if separator:
-        raise StoreError(f"Stores in {scheme}:// are not supported; expected a folder.")
+    if isinstance(path, str) and "://" in path:
+        return ObjectFiles(path)
+    if re.match(r"[\w+]+:/", str(path)):
+        raise StoreError(f"{str(path)!r} is a URL that lost a slash: give it as text, not as Path.")
     return LocalFiles(path)
