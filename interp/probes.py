@@ -14,6 +14,7 @@ question for `interp.patching`, or for exchanging what the probe reads (`exchang
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ import xarray as xr
 from einops import einsum
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 SMALLEST_SCALE = 1e-6
@@ -75,7 +77,9 @@ def fit(
     constant = scale <= SMALLEST_SCALE * abs(mean)
     standardised = np.where(constant, 0, features - mean) / np.where(constant, 1, scale)
     model = LogisticRegression(C=1 / penalty, max_iter=MAX_ITERATIONS)
-    model.fit(standardised, np.asarray(labels))
+    # On several threads this small problem takes up to a hundred times as long.
+    with _threads().limit(limits=1):
+        model.fit(standardised, np.asarray(labels))
     weights, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row, for the second label
         weights, bias = (np.stack([-half[0] / 2, half[0] / 2]) for half in (weights, bias))
@@ -190,6 +194,12 @@ def random_basis(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(like.shape, generator=generator)
     return torch.linalg.qr(drawn).Q.to(like)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """The libraries that compute in threads; looking for them takes longer than a probe."""
+    return ThreadpoolController()
 
 
 def _check(x: Tensor, labels: Sequence[str]) -> None:
