@@ -29,7 +29,7 @@ from interp.store.index import (
 from interp.store.moments import Moments
 from interp.store.shards import STORED_AS
 from interp.store.shuffle import Settings, Shuffled
-from interp.store.spec import DTYPES
+from interp.store.spec import DTYPES, Spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,11 @@ class TokenRows(ABC):
 
     def __len__(self) -> int:
         return len(self.row_set)
+
+    @property
+    def spec(self) -> Spec:
+        """What decides the numbers."""
+        return self._collected.store.spec
 
     def tokens(self, index: RowIndex | None = None) -> "pd.DataFrame":
         """What stands at rows: the columns of `interp.store.index.COLUMNS`, in the order asked for.
