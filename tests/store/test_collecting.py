@@ -357,7 +357,7 @@ def test_memory_and_open_files_stay_flat(random_gpt2: HookedGPT2, tmp_path: Path
 
     texts = [f"I love the color {number}" for number in range(180)]
     collect(random_gpt2, texts, path=tmp_path, hooks=HOOKS[:3], unit_tokens=16, watch=watch)
-    assert seen[-1][0] > 150
+    assert seen[-1][0] > 100
     early, late = seen[40:60], seen[-20:]
     assert median(rss for _, rss, _ in late) - median(rss for _, rss, _ in early) < 8 * 2**20
     assert max(fds for *_, fds in late) <= max(fds for *_, fds in early) + 2
