@@ -351,7 +351,8 @@ def read_table(files: StoreFiles, file: FileRecord, schema: pa.Schema) -> pa.Tab
         raise damaged(file.path, "it is missing") from error
     if len(data) != file.n_bytes or xxhash.xxh3_128_hexdigest(data) != file.xxh3:
         raise damaged(file.path, "its checksum is not that of its record")
-    table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
+    # Not pq.read_table: its threads may outlive the interpreter, which then aborts.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     if table.schema.remove_metadata() != schema:
         raise damaged(file.path, f"it has the columns {', '.join(table.column_names)}")
     return table
