@@ -39,8 +39,11 @@ COLUMNS = {
 RowIndex = int | np.integer | slice | Sequence[object] | np.ndarray | Tensor
 """Rows of a view by number (negative: from the end), or a bool for each row."""
 RowNumbers = Int[np.ndarray, " _row"]
+Labels = Int[np.ndarray, "_row 3"]
+"""`row`, `token_id` and `document` of rows: what a shuffled batch says of each."""
 
-KEPT_TABLES = 16
+KEPT_TABLES = 4
+KEPT_LABELS = 32
 KEPT_RANGES = 4096
 DUCKDB_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
@@ -64,6 +67,7 @@ class TokenIndex:
         self.store = store
         self.vocabulary = vocabulary
         self._tables: Recent[int, pa.Table] = Recent(capacity=KEPT_TABLES)
+        self._labels: Recent[int, Labels] = Recent(capacity=KEPT_LABELS)
         self._documents: Recent[int, tuple[int, int]] = Recent(capacity=KEPT_RANGES)
 
     def table(self, unit: int) -> pa.Table:
@@ -82,6 +86,15 @@ class TokenIndex:
             ),
         }
         return pa.table({name: columns[name] for name in COLUMNS})
+
+    def labels(self, unit: int) -> Labels:
+        """Of the stored rows of a unit; kept longer than its table, which is larger."""
+        return self._labels.get(unit, self._read_labels)
+
+    def _read_labels(self, unit: int) -> Labels:
+        table = self.table(unit)
+        columns = (table[name].to_numpy() for name in ("row", "token_id", "document"))
+        return np.stack([column.astype(np.int64) for column in columns], axis=1)
 
     def units_of_document(self, document: int) -> range:
         """The units that may hold a document, found by halving: units hold documents in order."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from interp.errors import StoreError
-from interp.store.index import Rows
+from interp.store.index import Labels, Rows
 from interp.store.order import Numbers, Order, deal, meeting_probability
 
 
@@ -35,9 +35,6 @@ class Batch(NamedTuple):
     token_id: Int[Tensor, " batch"]
     document: Int[Tensor, " batch"]
 
-
-LABELS = ("row", "token_id", "document")
-"""What a batch says of each row, beside `x`."""
 
 READ_AHEAD = 2
 """Blocks that are read while earlier ones are drawn from."""
@@ -64,8 +61,8 @@ class Source(Protocol):
         """The stored numbers of ascending rows, an array per hook; perhaps a view of the file."""
         ...
 
-    def labels(self, index: Numbers, names: Sequence[str]) -> Int[np.ndarray, "_row _name"]:
-        """Columns of the token table at ascending rows."""
+    def labels(self, index: Numbers) -> Labels:
+        """`row`, `token_id` and `document` of ascending rows."""
         ...
 
     def tensors(self, values: Sequence[np.ndarray]) -> Tensor | dict[str, Tensor]:
@@ -246,11 +243,11 @@ class Window:
     def __init__(self, source: Source, order: Order) -> None:
         self.source, self.order = source, order
         self.values = source.empty(order.capacity)
-        self.labels = np.empty((order.capacity, len(LABELS)), dtype=np.int64)
+        self.labels = np.empty((order.capacity, 3), dtype=np.int64)
 
     def read(self, rows: Numbers) -> list[np.ndarray]:
         """Ascending rows: their labels, and their values of each hook."""
-        return [self.source.labels(rows, LABELS), *self.source.stored(rows)]
+        return [self.source.labels(rows), *self.source.stored(rows)]
 
     def place(self, slots: Numbers, read: Sequence[np.ndarray]) -> None:
         """Put rows that were read into slots."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from interp.errors import StoreError
 from interp.store.collected import Collected
 from interp.store.index import (
+    Labels,
     Part,
     RowIndex,
     RowNumbers,
@@ -137,13 +138,11 @@ class TokenRows(ABC):
         for start in range(0, len(self), n_rows):
             yield slice(start, min(start + n_rows, len(self)))
 
-    def labels(self, index: RowNumbers, names: Sequence[str]) -> Int[np.ndarray, "_row _name"]:
-        """Columns of whole numbers at ascending rows."""
-        found = np.empty((len(index), len(names)), dtype=np.int64)
+    def labels(self, index: RowNumbers) -> Labels:
+        """`row`, `token_id` and `document` of ascending rows."""
+        found = np.empty((len(index), 3), dtype=np.int64)
         for unit, rows, places in self.row_set.parts(index):
-            table = self._index.table(unit)
-            for column, name in enumerate(names):
-                found[places, column] = table[name].to_numpy()[rows]
+            found[places] = self._index.labels(unit)[rows]
         return found
 
     @abstractmethod

@@ -61,6 +61,7 @@ def test_a_condition_is_asked_of_each_table_by_itself():
         ("exists (select * from 'FILE')", "file system operations are disabled"),
         ("exists (select * from glob('FOLDER/*'))", "file system operations are disabled"),
         ("pos in (select pos from others)", "others does not exist"),
+        ("exists (select * from numbered)", "numbered does not exist"),  # a variable beside it
         ("getenv('HOME') = 'x'", "does not exist"),
     ],
 )
