@@ -20,8 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from interp.store.collecting import Ready
     from interp.store.planned import PlannedStore
+    from interp.store.preparing import Ready
     from interp.store.status import Status
     from interp.store.writer import Tally
 
@@ -137,7 +137,7 @@ def collect(
 def work(store: StoreFolder, model: ModelName = None, workers: int = 1) -> None:
     """Collect what is planned and missing, beside other workers of the same store."""
     from interp.model.loading import load
-    from interp.store.collecting import check_model
+    from interp.store.preparing import check_model
     from interp.store.status import status
     from interp.store.workers import run_processes
 

@@ -15,10 +15,11 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook
 from interp.model.loading import load
 from interp.model.weights import fold_layer_norm
-from interp.store.collecting import Ready, collect
+from interp.store.collecting import collect
 from interp.store.commits import read_commit
 from interp.store.durable import LocalFiles
 from interp.store.planned import PlannedStore
+from interp.store.preparing import Ready
 from interp.store.shards import Shard
 from interp.store.writer import Tally
 from tests.comparison import assert_close
@@ -297,7 +298,7 @@ def test_another_version_of_what_computes_is_refused(
     random_gpt2: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS)
-    monkeypatch.setattr("interp.store.collecting.version", lambda name: f"{name} 0.0")
+    monkeypatch.setattr("interp.store.preparing.version", lambda name: f"{name} 0.0")
     with pytest.raises(StoreError, match=r"versions: .*'torch': 'torch 0\.0'"):
         collect(random_gpt2, path=tmp_path, **OPTIONS)
 
