@@ -138,12 +138,14 @@ class ObjectFiles:
         place = self._place(folder) if folder else self._root
         found = []
         with self._asking(folder), suppress(FileNotFoundError):
-            found = self._system.find(place, maxdepth=None if recursive else 1)
+            if recursive:
+                found = self._system.find(place)
+            else:
+                entries = self._system.ls(place, detail=True)
+                found = [entry["name"] for entry in entries if entry["type"] == "file"]
         inside = (name.removeprefix(f"{place}/") for name in found if name.startswith(f"{place}/"))
-        # A name that ends in / is what some tools write for an empty folder.
-        return sorted(
-            name for name in inside if not name.endswith("/") and (recursive or "/" not in name)
-        )
+        # Some tools write an empty file with a / at the end for an empty folder.
+        return sorted(name for name in inside if name and not name.endswith("/"))
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if there is none."""
@@ -247,7 +249,7 @@ class ObjectFiles:
             for start in range(0, n_bytes, BLOCK_BYTES):
                 with self._asking(path):
                     stop = min(start + BLOCK_BYTES, n_bytes)
-                    block = self._system.cat_file(self._place(path), start, stop)
+                    block = self._system.cat_file(self._place(path), start=start, end=stop)
                 copy.write(block)
             if copy.n_bytes != n_bytes:
                 raise ResourceError(f"{self.url}/{path} gave {copy.n_bytes} of {n_bytes} bytes.")

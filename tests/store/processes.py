@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InterpError
 from interp.store.durable import LocalFiles
+from interp.store.files import store_files
 from tests.store.system_calls import Around, Nth, around_each_call
 from tests.store.unit import shard_paths, write_unit
 
@@ -111,6 +113,24 @@ def race_for_names(folder: str, n_processes: str, n_names: str) -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
+def race_for_each_name(url: str, n_processes: str, n_names: str) -> None:
+    """As `race_for_names` where a write takes long: all processes try a name at one moment."""
+    together = get_context("fork").Barrier(int(n_processes))
+    store_files(url)  # imports what it needs
+
+    def work(me: int) -> None:
+        files = store_files(url)
+        files.write_once(f"failed/{me}", b"")  # connects
+        for name in range(int(n_names)):
+            together.wait()
+            if files.write_once(f"attempts/{name}", str(me).encode()):
+                say(name, me)
+
+    children = [in_child(lambda me=me: work(me)) for me in range(int(n_processes))]
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def race_for_units(folder: str, n_processes: str, n_units: str) -> None:
     """Each process tries to commit each unit; prints which process won which unit."""
 
@@ -167,6 +187,7 @@ if __name__ == "__main__":
     functions = (
         kill_at_each_call,
         race_for_names,
+        race_for_each_name,
         race_for_units,
         limit_files,
         fill_disk,

@@ -1,21 +1,40 @@
 """Object storage: the same promises as a folder, with a conditional put in the place of a link."""
 
+import errno
+import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import fsspec
 import pytest
+import torch
 import xxhash
 from fsspec.implementations.memory import MemoryFileSystem
 
-from interp.errors import DamagedStoreError, StoreError
+import interp
+from interp.errors import DamagedStoreError, ResourceError, StoreError
+from interp.model.gpt2 import HookedGPT2
+from interp.store import object_files
+from interp.store.attempts import open_work
 from interp.store.files import PendingFile, StoreFiles, store_files
 from interp.store.object_files import ObjectFiles
+from interp.store.planned import PlannedStore
 from interp.store.records import FileRecord
+from interp.store.upkeep import garbage, verify
+from interp.store.writer import Tally
 from tests.store.object_servers import S3Server, s3_server
+from tests.store.processes import in_child, run
+from tests.store.small_store import TEXTS
+
+HOOKS = ["blocks.0.hook_resid_post", "blocks.2.attn.hook_z"]
+SETTINGS: dict[str, Any] = {"hooks": HOOKS, "ctx": 12, "unit_tokens": 40}
 
 
 @pytest.fixture(autouse=True)
@@ -200,3 +219,352 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_stays_in_its_process(memory: str) -> None:
     with pytest.raises(StoreError, match="memory:// exists in one process only"):
         pickle.dumps(ObjectFiles(memory))
+
+
+# Copies on this machine
+
+
+def test_a_file_is_copied_once(files: ObjectFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_files, "BLOCK_BYTES", 4)
+    files.write_once("data/x", b"ten bytes!")
+    copy = files.local("data/x")
+    assert copy.read_bytes() == b"ten bytes!"
+    monkeypatch.setattr(files, "_download", None)
+    assert files.local("data/x") == copy
+    assert ObjectFiles(str(files)).local("data/x") == copy
+
+
+def test_a_copy_of_another_size_is_not_used(files: ObjectFiles) -> None:
+    files.write_once("data/x", b"ten bytes!")
+    files.local("data/x").write_bytes(b"ten")
+    assert files.local("data/x").read_bytes() == b"ten bytes!"
+
+
+def test_a_copy_of_what_is_gone_is_not_used(files: ObjectFiles) -> None:
+    files.write_once("data/x", b"one")
+    files.local("data/x")
+    files.remove("data/x")
+    with pytest.raises(FileNotFoundError):
+        files.local("data/x")
+
+
+def test_urls_do_not_share_copies(memory: str, cache: Path) -> None:
+    ours, theirs = ObjectFiles(memory), ObjectFiles(f"{memory}2")
+    ours.write_once("data/x", b"one")
+    theirs.write_once("data/x", b"two")
+    assert ours.local("data/x").read_bytes() == b"one"
+    assert theirs.local("data/x").read_bytes() == b"two"
+    assert all(cache / "interp" / "store" in copy.parents for copy in copies(cache))
+
+
+def test_copies_are_kept_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        folder = object_files.cache_folder("s3://bucket/store")
+        assert folder.parent == tmp_path / ".cache" / "interp" / "store"
+
+
+@pytest.mark.parametrize("given", [b"ten", b""])
+def test_a_copy_that_is_cut_short_is_an_error(
+    memory: str, cache: Path, monkeypatch: pytest.MonkeyPatch, given: bytes
+) -> None:
+    files = ObjectFiles(memory)
+    files.write_once("data/x", b"ten bytes!")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: given)
+    with pytest.raises(ResourceError, match=f"data/x gave {len(given)} of 10 bytes"):
+        files.local("data/x")
+    assert copies(cache) == []
+
+
+def test_a_connection_that_breaks_leaves_no_copy(
+    memory: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ObjectFiles(memory)
+    files.write_once("data/x", b"ten bytes!")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing(OSError("reset by peer")))
+    with pytest.raises(ResourceError, match=r"data/x could not be reached: OSError: reset by peer"):
+        files.local("data/x")
+    assert copies(cache) == []
+
+
+def test_an_upload_that_is_cut_short_is_an_error(
+    memory: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_file = MemoryFileSystem.put_file
+
+    def put_less(self: MemoryFileSystem, source: str, place: str) -> None:
+        os.truncate(source, 3)
+        put_file(self, source, place)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_less)
+    files = ObjectFiles(memory)
+    pending = files.begin("data/x")
+    pending.write(b"ten bytes!")
+    with pytest.raises(ResourceError, match="data/x has 3 of 10 bytes after its upload"):
+        pending.publish()
+    assert everything(files) == []
+    assert copies(cache) == []
+
+
+# Agreement
+
+
+def failing(error: Exception) -> Callable:
+    """A function that only raises."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_of_many_threads_exactly_one_writes_each_name(url: str) -> None:
+    n_threads, n_names = 8, 12
+    together = Barrier(n_threads)
+    if url.startswith("memory"):
+        n_names = 300
+
+    def work(me: int) -> list[int]:
+        files = ObjectFiles(url)
+        won = []
+        for name in range(n_names):
+            together.wait()
+            if files.write_once(f"commits/{name}", b"%d" % me):
+                won.append(name)
+        return won
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        won = list(pool.map(work, range(n_threads)))
+    assert Counter(name for names in won for name in names) == dict.fromkeys(range(n_names), 1)
+    assert sum(map(bool, won)) > 1, "one thread won everything: no race"
+    files = ObjectFiles(url)
+    for me, names in enumerate(won):
+        for name in names:
+            assert files.read(f"commits/{name}") == b"%d" % me
+    assert files.names("_tmp") == []
+
+
+def test_of_many_processes_exactly_one_writes_each_name(s3: str) -> None:
+    lines = run("race_for_each_name", s3, 4, 15)
+    assert Counter(line.split()[0] for line in lines) == {str(name): 1 for name in range(15)}
+    assert len({line.split()[1] for line in lines}) > 1, "one process won everything: no race"
+    for line in lines:
+        name, winner = line.split()
+        assert ObjectFiles(s3).read(f"attempts/{name}") == winner.encode()
+
+
+def test_s3_is_told_the_condition(s3: str, server: S3Server) -> None:
+    files = ObjectFiles(s3)
+    files.write_once("commits/first", b"")
+    server.requests.clear()
+    files.write_once("commits/x", b"one")
+    path = f"/{s3.removeprefix('s3://')}/commits/x"
+    assert server.requests == [("PUT", path, "*")]
+
+
+def test_a_server_that_ignores_the_condition_is_refused(
+    s3: str, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ignores_conditions", True)
+    files = ObjectFiles(s3)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"replaces files even if it is told not to.*Amazon"):
+            files.write_once("commits/x", b"one")
+    assert everything(files) == []
+
+
+def test_a_server_that_knows_no_condition_is_refused(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = OSError(errno.ENOSYS, "A header you provided implies functionality we have not")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", failing(unknown))
+    with pytest.raises(StoreError, match="replaces files even if it is told not to"):
+        ObjectFiles(memory).write_once("commits/x", b"one")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once."""
+    monkeypatch.setattr(object_files, "SECONDS_BEFORE_TRIES", (0.0, 0.0, 0.0))
+
+
+class Unreliable:
+    """A conditional put that fails some times, before or after it is done."""
+
+    def __init__(self, *, done: bool, error: Exception, n_times: int = 1) -> None:
+        self.done, self.error, self.left = done, error, n_times
+        self.put = MemoryFileSystem.pipe_file
+
+    def __get__(self, system: MemoryFileSystem, _: type) -> Callable[..., None]:
+        def pipe_file(path: str, value: bytes, **options: str) -> None:
+            if "_tmp" in path or not self.left:
+                return self.put(system, path, value, **options)
+            self.left -= 1
+            if self.done:
+                self.put(system, path, value, **options)
+            raise self.error
+
+        return pipe_file
+
+
+@pytest.mark.parametrize("error", [OSError(5, "connection lost"), FileExistsError("as we know")])
+def test_a_put_whose_answer_was_lost_is_ours(
+    memory: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", Unreliable(done=True, error=error))
+    files = ObjectFiles(memory)
+    assert files.write_once("commits/x", b"one")
+    assert not files.write_once("commits/x", b"two")
+
+
+def test_an_error_over_a_name_that_is_taken_means_that_it_is_taken(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ObjectFiles(memory)
+    files.write_once("commits/x", b"one")
+    unnamed = OSError(errno.EINVAL, "At least one of the pre-conditions did not hold")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", Unreliable(done=False, error=unnamed))
+    assert not files.write_once("commits/x", b"two")
+    assert files.read("commits/x") == b"one"
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_put_that_meets_another_is_tried_again(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conflict = OSError(errno.EIO, "The conditional request cannot succeed due to a conflict")
+    fault = Unreliable(done=False, error=conflict, n_times=2)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fault)
+    assert ObjectFiles(memory).write_once("commits/x", b"one")
+    assert fault.left == 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_put_that_never_succeeds_is_an_error(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Unreliable(done=False, error=OSError(5, "no route"), n_times=99)
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fault)
+    files = ObjectFiles(memory)
+    with pytest.raises(ResourceError, match=r"commits/x could not be written: .*no route"):
+        files.write_once("commits/x", b"one")
+    assert everything(files) == []
+
+
+# Whose storage it is
+
+
+def test_a_bucket_that_is_not_there_is_an_error(server: S3Server) -> None:
+    files = ObjectFiles("s3://nowhere/store")
+    assert files.names("commits") == []
+    with pytest.raises(StoreError, match=r"s3://nowhere/store/.*Make the bucket first"):
+        files.write_once("commits/x", b"one")
+    with pytest.raises(StoreError, match=r"nowhere/store/data/x could not be written.*the bucket"):
+        files.begin("data/x").publish()
+
+
+def test_what_is_not_allowed_is_an_error(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", failing(PermissionError("Access Denied")))
+    with pytest.raises(StoreError, match=r"x is not allowed to you: Access Denied. Check your"):
+        ObjectFiles(memory).read("x")
+
+
+def test_a_server_that_cannot_be_reached_is_an_error(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(ResourceError, match=r"store.json could not be reached: .*127.0.0.1:9"):
+        ObjectFiles(s3).read("store.json")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_files_go_to_other_processes(s3: str) -> None:
+    files = ObjectFiles(s3)
+    files.write_once("commits/x", b"one")
+    copy = pickle.loads(pickle.dumps(files))
+    assert copy.read("commits/x") == b"one"
+    assert str(copy) == s3
+
+
+# Whole stores
+
+
+def rows(store: "interp.store.reader.ActivationStore") -> dict[str, torch.Tensor]:
+    return {hook: store.view(hook)[:] for hook in store.hooks}
+
+
+def test_a_store_holds_what_a_folder_holds(
+    random_gpt2: HookedGPT2, url: str, tmp_path: Path
+) -> None:
+    status = interp.store.collect(random_gpt2, TEXTS, path=url, **SETTINGS)
+    assert status.is_complete
+    assert status.n_planned > 2
+    interp.store.collect(random_gpt2, TEXTS, path=tmp_path / "folder", **SETTINGS)
+    ours = interp.store.open(url, verify="full")
+    folder = interp.store.open(tmp_path / "folder")
+    assert ours.is_complete
+    assert ours.spec == folder.spec
+    for hook, x in rows(folder).items():
+        assert torch.equal(ours.view(hook)[:], x)
+        assert ours.view(hook).tokens().equals(folder.view(hook).tokens())
+    assert repr(ours).startswith(f"ActivationStore at {url}: ")
+
+
+def test_a_stopped_run_goes_on(random_gpt2: HookedGPT2, url: str) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(tally: Tally) -> None:
+        if tally.n_committed:
+            raise StopError
+
+    settings = SETTINGS | {"unit_tokens": 20}
+    with pytest.raises(StopError):
+        interp.store.collect(random_gpt2, TEXTS, path=url, watch=stop, **settings)
+    begun = interp.store.open(url)
+    assert 0 < begun.n_rows < begun._store.record.plan.n_rows
+    commits = ObjectFiles(url).names("commits")
+    assert interp.store.collect(random_gpt2, None, path=url).is_complete
+    store = interp.store.open(url)
+    assert store.is_complete
+    assert set(commits) < set(ObjectFiles(url).names("commits"))
+    planned = PlannedStore.read(ObjectFiles(url))
+    assert verify(planned, full=True) == []
+    assert garbage(planned, grace_seconds=-1) == []
+    assert open_work(planned.files, planned.work).taken == []
+
+
+def test_another_store_is_refused(random_gpt2: HookedGPT2, memory: str) -> None:
+    interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS)
+    with pytest.raises(StoreError, match="The folder holds another store"):
+        interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS | {"ctx": 11})
+
+
+def test_a_damaged_copy_is_noticed(random_gpt2: HookedGPT2, memory: str, cache: Path) -> None:
+    interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS)
+    rows(interp.store.open(memory))
+    damaged = copies(cache)[0]
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    with pytest.raises(DamagedStoreError, match=re.escape(str(damaged))):
+        rows(interp.store.open(memory))
+    damaged.unlink()
+    rows(interp.store.open(memory))
+
+
+def test_a_forked_process_reads(random_gpt2: HookedGPT2, url: str) -> None:
+    interp.store.collect(random_gpt2, TEXTS, path=url, **SETTINGS)
+    store = interp.store.open(url)
+
+    def read() -> None:
+        os._exit(0 if len(rows(store)) == len(HOOKS) else 1)
+
+    _, status = os.waitpid(in_child(read), 0)
+    assert status == 0
+
+
+def test_there_is_no_store_yet(url: str) -> None:
+    with pytest.raises(StoreError, match=f"There is no activation store at {url}"):
+        interp.store.open(url)
