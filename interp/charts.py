@@ -17,6 +17,8 @@ from interp.statistics import bootstrap
 
 CELL = 34
 """Pixels of a heat-map cell."""
+WRITTEN_CELL = 44
+"""Width in pixels of a cell that shows its number."""
 LABEL_CHARACTERS = 16
 """Longest token that a label shows whole."""
 SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
@@ -47,6 +49,30 @@ def head_map(
             tooltip=["layer:O", "head:O", alt.Tooltip(f"{value}:Q", format=".5f")],
         )
         .properties(title=title, width=alt.Step(CELL), height=alt.Step(CELL))
+    )
+
+
+def cell_map(
+    table: pd.DataFrame, x: str, y: str, value: str, title: str, *, limit: float = 1.0
+) -> alt.LayerChart:
+    """One number, also written out, for each pair of names; rows and columns in the table's order.
+
+    Args:
+        table: Columns `x` and `y` (text), and `value`, from 0 to `limit` (beyond: the end colour).
+    """
+    base = alt.Chart(table).encode(
+        x=alt.X(f"{x}:N", sort=None, axis=SLANTED),
+        y=alt.Y(f"{y}:N", sort=None),
+        tooltip=[f"{x}:N", f"{y}:N", alt.Tooltip(f"{value}:Q", format=".4f")],
+    )
+    scale = alt.Scale(scheme="viridis", domain=[0, limit], clamp=True)
+    cells = base.mark_rect().encode(color=alt.Color(f"{value}:Q", scale=scale, title=None))
+    readable = alt.condition(alt.datum[value] > 0.6 * limit, alt.value("black"), alt.value("white"))
+    numbers = base.mark_text(fontSize=11).encode(
+        text=alt.Text(f"{value}:Q", format=".2f"), color=readable
+    )
+    return alt.LayerChart(layer=[cells, numbers]).properties(
+        title=title, width=alt.Step(WRITTEN_CELL), height=alt.Step(WRITTEN_CELL / 2)
     )
 
 

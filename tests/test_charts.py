@@ -24,6 +24,18 @@ def test_a_signed_head_map_has_a_symmetric_range_around_zero():
     assert rows(charts.head_map(HEADS, "effect", ""))[1] == {"layer": 0, "head": 1, "effect": -2.0}
 
 
+def test_a_map_of_names_keeps_the_tables_order_and_writes_its_numbers():
+    table = pd.DataFrame({"place": ["b", "a"], "depth": ["L1", "L0"], "accuracy": [0.25, 1.0]})
+    spec = charts.cell_map(table, "place", "depth", "accuracy", "Accuracy").to_dict()
+    cells, numbers = (layer["encoding"] for layer in spec["layer"])
+    assert [cells[axis]["sort"] for axis in "xy"] == [None, None]
+    assert cells["color"]["scale"]["domain"] == [0, 1.0]
+    assert numbers["text"] == {"field": "accuracy", "format": ".2f", "type": "quantitative"}
+    assert rows(charts.cell_map(table, "place", "depth", "accuracy", "")) == table.to_dict(
+        "records"
+    )
+
+
 def test_head_maps_can_share_a_range():
     for signed, domain in ((True, [-1.0, 1.0]), (False, [0, 1.0])):
         spec = charts.head_map(HEADS, "effect", "", signed=signed, limit=1.0).to_dict()
