@@ -1,7 +1,8 @@
-"""An S3 server in this process, that holds what is put into it in memory."""
+"""An S3 server in this process, and what object storage keeps on this machine."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock, Thread
 
 import pytest
@@ -39,7 +40,7 @@ class S3Server:
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A server with an empty bucket named `bucket`, which s3fs finds through the environment."""
+    """A server with a bucket named `bucket`, which s3fs finds through the environment."""
     for package in ("s3fs", "moto", "flask"):
         pytest.importorskip(package, reason=f"{package} is not installed: no S3 emulator")
     import s3fs
@@ -56,10 +57,15 @@ def s3_server() -> Iterator[S3Server]:
             patch.delenv("AWS_PROFILE", raising=False)
             patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.port}")
             s3fs.S3FileSystem.clear_instance_cache()
-            s3fs.S3FileSystem().mkdir("bucket")
+            s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
             yield server
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
         listener.shutdown()
         thread.join()
         listener.server_close()
+
+
+def copies(cache: Path) -> list[Path]:
+    """Files in the cache folder."""
+    return [path for path in cache.rglob("*") if path.is_file()]

@@ -5,69 +5,24 @@ import os
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
-from typing import Any
 
 import fsspec
 import pytest
-import torch
 import xxhash
 from fsspec.implementations.memory import MemoryFileSystem
 
-import interp
 from interp.errors import DamagedStoreError, ResourceError, StoreError
-from interp.model.gpt2 import HookedGPT2
 from interp.store import object_files
-from interp.store.attempts import open_work
 from interp.store.files import PendingFile, StoreFiles, store_files
 from interp.store.object_files import ObjectFiles
-from interp.store.planned import PlannedStore
 from interp.store.records import FileRecord
-from interp.store.upkeep import garbage, verify
-from interp.store.writer import Tally
-from tests.store.object_servers import S3Server, s3_server
-from tests.store.processes import in_child, run
-from tests.store.small_store import TEXTS
-
-HOOKS = ["blocks.0.hook_resid_post", "blocks.2.attn.hook_z"]
-SETTINGS: dict[str, Any] = {"hooks": HOOKS, "ctx": 12, "unit_tokens": 40}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where copies are kept in this test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def memory() -> Iterator[str]:
-    """An empty place in memory."""
-    yield "memory://bucket/store"
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def s3(server: S3Server, request: pytest.FixtureRequest) -> str:
-    """An empty place in an S3 bucket."""
-    return f"s3://bucket/{request.node.name.replace('[', '-').replace(']', '')}"
-
-
-@pytest.fixture(params=["memory", "s3"])
-def url(request: pytest.FixtureRequest) -> str:
-    """An empty place in each kind of storage."""
-    return request.getfixturevalue(request.param)
+from tests.store.object_servers import S3Server, copies
+from tests.store.processes import run
 
 
 @pytest.fixture
@@ -77,10 +32,6 @@ def files(url: str) -> ObjectFiles:
 
 def everything(files: StoreFiles) -> list[str]:
     return files.names("", recursive=True)
-
-
-def copies(cache: Path) -> list[Path]:
-    return [path for path in cache.rglob("*") if path.is_file()]
 
 
 # One file
@@ -354,19 +305,19 @@ def test_of_many_processes_exactly_one_writes_each_name(s3: str) -> None:
         assert ObjectFiles(s3).read(f"attempts/{name}") == winner.encode()
 
 
-def test_s3_is_told_the_condition(s3: str, server: S3Server) -> None:
+def test_s3_is_told_the_condition(s3: str, s3_emulator: S3Server) -> None:
     files = ObjectFiles(s3)
     files.write_once("commits/first", b"")
-    server.requests.clear()
+    s3_emulator.requests.clear()
     files.write_once("commits/x", b"one")
     path = f"/{s3.removeprefix('s3://')}/commits/x"
-    assert server.requests == [("PUT", path, "*")]
+    assert s3_emulator.requests == [("PUT", path, "*")]
 
 
 def test_a_server_that_ignores_the_condition_is_refused(
-    s3: str, server: S3Server, monkeypatch: pytest.MonkeyPatch
+    s3: str, s3_emulator: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "ignores_conditions", True)
+    monkeypatch.setattr(s3_emulator, "ignores_conditions", True)
     files = ObjectFiles(s3)
     for _ in range(2):
         with pytest.raises(StoreError, match=r"replaces files even if it is told not to.*Amazon"):
@@ -455,7 +406,7 @@ def test_a_put_that_never_succeeds_is_an_error(
 # Whose storage it is
 
 
-def test_a_bucket_that_is_not_there_is_an_error(server: S3Server) -> None:
+def test_a_bucket_that_is_not_there_is_an_error(s3_emulator: S3Server) -> None:
     files = ObjectFiles("s3://nowhere/store")
     assert files.names("commits") == []
     with pytest.raises(StoreError, match=r"s3://nowhere/store/.*Make the bucket first"):
@@ -487,84 +438,3 @@ def test_files_go_to_other_processes(s3: str) -> None:
     copy = pickle.loads(pickle.dumps(files))
     assert copy.read("commits/x") == b"one"
     assert str(copy) == s3
-
-
-# Whole stores
-
-
-def rows(store: "interp.store.reader.ActivationStore") -> dict[str, torch.Tensor]:
-    return {hook: store.view(hook)[:] for hook in store.hooks}
-
-
-def test_a_store_holds_what_a_folder_holds(
-    random_gpt2: HookedGPT2, url: str, tmp_path: Path
-) -> None:
-    status = interp.store.collect(random_gpt2, TEXTS, path=url, **SETTINGS)
-    assert status.is_complete
-    assert status.n_planned > 2
-    interp.store.collect(random_gpt2, TEXTS, path=tmp_path / "folder", **SETTINGS)
-    ours = interp.store.open(url, verify="full")
-    folder = interp.store.open(tmp_path / "folder")
-    assert ours.is_complete
-    assert ours.spec == folder.spec
-    for hook, x in rows(folder).items():
-        assert torch.equal(ours.view(hook)[:], x)
-        assert ours.view(hook).tokens().equals(folder.view(hook).tokens())
-    assert repr(ours).startswith(f"ActivationStore at {url}: ")
-
-
-def test_a_stopped_run_goes_on(random_gpt2: HookedGPT2, url: str) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop(tally: Tally) -> None:
-        if tally.n_committed:
-            raise StopError
-
-    settings = SETTINGS | {"unit_tokens": 20}
-    with pytest.raises(StopError):
-        interp.store.collect(random_gpt2, TEXTS, path=url, watch=stop, **settings)
-    begun = interp.store.open(url)
-    assert 0 < begun.n_rows < begun._store.record.plan.n_rows
-    commits = ObjectFiles(url).names("commits")
-    assert interp.store.collect(random_gpt2, None, path=url).is_complete
-    store = interp.store.open(url)
-    assert store.is_complete
-    assert set(commits) < set(ObjectFiles(url).names("commits"))
-    planned = PlannedStore.read(ObjectFiles(url))
-    assert verify(planned, full=True) == []
-    assert garbage(planned, grace_seconds=-1) == []
-    assert open_work(planned.files, planned.work).taken == []
-
-
-def test_another_store_is_refused(random_gpt2: HookedGPT2, memory: str) -> None:
-    interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS)
-    with pytest.raises(StoreError, match="The folder holds another store"):
-        interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS | {"ctx": 11})
-
-
-def test_a_damaged_copy_is_noticed(random_gpt2: HookedGPT2, memory: str, cache: Path) -> None:
-    interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS)
-    rows(interp.store.open(memory))
-    damaged = copies(cache)[0]
-    damaged.write_bytes(bytes(damaged.stat().st_size))
-    with pytest.raises(DamagedStoreError, match=re.escape(str(damaged))):
-        rows(interp.store.open(memory))
-    damaged.unlink()
-    rows(interp.store.open(memory))
-
-
-def test_a_forked_process_reads(random_gpt2: HookedGPT2, url: str) -> None:
-    interp.store.collect(random_gpt2, TEXTS, path=url, **SETTINGS)
-    store = interp.store.open(url)
-
-    def read() -> None:
-        os._exit(0 if len(rows(store)) == len(HOOKS) else 1)
-
-    _, status = os.waitpid(in_child(read), 0)
-    assert status == 0
-
-
-def test_there_is_no_store_yet(url: str) -> None:
-    with pytest.raises(StoreError, match=f"There is no activation store at {url}"):
-        interp.store.open(url)
