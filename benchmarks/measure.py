@@ -11,13 +11,24 @@ from pathlib import Path
 MIB = 2**20
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each candidate; they take turns, after one untimed round."""
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    before: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """Median seconds of each candidate; they take turns, after one untimed round.
+
+    Args:
+        before: Called, untimed, each time before a candidate is.
+    """
     for candidate in candidates.values():
+        before()
         candidate()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, candidate in candidates.items():
+            before()
             start = time.perf_counter()
             candidate()
             times[name].append(time.perf_counter() - start)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import interp
 from benchmarks import candidates
@@ -29,6 +30,14 @@ class Row:
     def reached(self) -> bool:
         """Whether the ratio is within the goal."""
         return self.ratio <= self.goal
+
+
+def equal_rows(what: str, own: Tensor, other: Tensor) -> Row:
+    """Whether two tensors agree to the bit."""
+    assert own.shape == other.shape
+    n_different = int((own != other).flatten(1).any(dim=1).sum())
+    numbers = {"differ": float(n_different)}
+    return Row(f"{what}: equal", "rows", numbers, n_different, 0, f"of {len(own)} rows")
 
 
 IMPORT = """
