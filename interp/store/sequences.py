@@ -141,7 +141,7 @@ class SequenceReader:
                 start = self._first(waiting)
                 yield _part(waiting, start, start + capacity)
                 waiting = _part(waiting, start + capacity, None)
-        if waiting is not None and len(waiting.token_id) > self._first(waiting):
+        if waiting is not None and len(waiting.token_id):
             yield _part(waiting, self._first(waiting), None)
 
     def _first(self, waiting: TokenSequence) -> int:

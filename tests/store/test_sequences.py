@@ -99,6 +99,7 @@ def test_packed_documents_are_separated_but_not_right_after_bos(tokenizer):
     found = read(tokenizer, ["aa", "b", "", "ccc"], ctx=3, packing="packed")
     assert ids(found) == [[bos, a, a], [bos, b, bos], [bos, c, c], [bos, c]]
     assert [sequence.bos.tolist() for sequence in found[:2]] == [[True, False, False]] * 2
+    assert ids(read(tokenizer, ["aa", "b"], ctx=3, packing="packed")) == [[bos, a, a], [bos, b]]
     assert found[1].document.tolist() == [1, 1, 3], "a separator belongs to what it begins"
     found = read(tokenizer, ["aa", "b", "ccc"], ctx=3, packing="packed", prepend_bos=False)
     assert ids(found) == [[a, a, bos], [b, bos, c], [c, c]]
