@@ -88,7 +88,12 @@ class ObjectFiles:
         return vars(self)
 
     def begin(self, path: str) -> "ObjectPendingFile":
-        """A new file that nobody can see until it is published."""
+        """A new file that nobody can see until it is published.
+
+        Raises:
+            StoreError: this storage cannot hold a store.
+        """
+        self._prove()
         return ObjectPendingFile(self, path, self._cache)
 
     def upload(self, path: str, source: Path, n_bytes: int) -> None:
@@ -116,8 +121,7 @@ class ObjectFiles:
             StoreError: the storage would have replaced it.
             ResourceError: the storage cannot be reached; whether it exists is not known.
         """
-        if not self._is_proven:
-            self._prove()
+        self._prove()
         return self._put_if_absent(path, data)
 
     def read(self, path: str) -> bytes:
@@ -226,7 +230,9 @@ class ObjectFiles:
             raise
 
     def _prove(self) -> None:
-        """Find out whether the storage refuses a name that is taken."""
+        """Find out, once, whether the storage refuses a name that is taken."""
+        if self._is_proven:
+            return
         path = f"{UNPUBLISHED}/{token_hex(8)}-taken"
         try:
             if not self._put_if_absent(path, b"first") or self._put_if_absent(path, b"second"):

@@ -4,10 +4,12 @@ import errno
 import os
 import pickle
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -270,11 +272,20 @@ def failing(error: Exception) -> Callable:
     return fail
 
 
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns all the time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
 def test_of_many_threads_exactly_one_writes_each_name(url: str) -> None:
-    n_threads, n_names = 8, 12
+    n_threads = 8
+    n_names = 300 if url.startswith("memory") else 12
     together = Barrier(n_threads)
-    if url.startswith("memory"):
-        n_names = 300
 
     def work(me: int) -> list[int]:
         files = ObjectFiles(url)
@@ -319,9 +330,9 @@ def test_a_server_that_ignores_the_condition_is_refused(
 ) -> None:
     monkeypatch.setattr(s3_emulator, "ignores_conditions", True)
     files = ObjectFiles(s3)
-    for _ in range(2):
+    for write in (files.begin, partial(files.write_once, data=b"one")):
         with pytest.raises(StoreError, match=r"replaces files even if it is told not to.*Amazon"):
-            files.write_once("commits/x", b"one")
+            write("commits/x")
     assert everything(files) == []
 
 
@@ -411,8 +422,8 @@ def test_a_bucket_that_is_not_there_is_an_error(s3_emulator: S3Server) -> None:
     assert files.names("commits") == []
     with pytest.raises(StoreError, match=r"s3://nowhere/store/.*Make the bucket first"):
         files.write_once("commits/x", b"one")
-    with pytest.raises(StoreError, match=r"nowhere/store/data/x could not be written.*the bucket"):
-        files.begin("data/x").publish()
+    with pytest.raises(StoreError, match=r"s3://nowhere/store/.*Make the bucket first"):
+        files.begin("data/x")
 
 
 def test_what_is_not_allowed_is_an_error(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:

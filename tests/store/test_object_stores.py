@@ -76,6 +76,11 @@ def test_another_store_is_refused(random_gpt2: HookedGPT2, memory: str) -> None:
         interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS | {"ctx": 11})
 
 
+def test_memory_has_no_other_workers(random_gpt2: HookedGPT2, memory: str) -> None:
+    with pytest.raises(StoreError, match="memory:// exists in one process only"):
+        interp.store.collect(random_gpt2, TEXTS, path=memory, workers=2, **SETTINGS)
+
+
 def test_a_damaged_copy_is_noticed(random_gpt2: HookedGPT2, memory: str, cache: Path) -> None:
     interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS)
     rows(interp.store.open(memory))
