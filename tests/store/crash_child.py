@@ -23,6 +23,12 @@ def work(model: HookedGPT2, path: Path, begun: Event) -> None:
     collect(model, TEXTS, path=path, **OPTIONS)
 
 
+def work_with_two_processes(model: HookedGPT2, path: Path) -> None:
+    """Collect with two worker processes of this one's."""
+    torch.set_num_threads(1)
+    collect(model, TEXTS, path=path, **OPTIONS, workers=2)
+
+
 def work_and_die_at_a_unit(model: HookedGPT2, path: Path, n_units: int) -> None:
     """Commit some units, then be killed in the middle of the next."""
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from interp.model.gpt2 import HookedGPT2
@@ -142,6 +143,22 @@ def test_a_run_beside_an_orphan_commits_every_unit_once(
     assert sorted(committed(store.files)) == sorted(store.work)
     assert verify(store, full=True) == []
     assert garbage(store, grace_seconds=0) == []
+
+
+def test_workers_whose_driver_was_killed_end_and_lose_nothing(
+    random_gpt2: HookedGPT2, tmp_path: Path, left_alone: LeftAlone
+):
+    driver = started(crash_child.work_with_two_processes, random_gpt2, tmp_path)
+    commits = tmp_path / "commits"
+    while not (commits.exists() and any(commits.iterdir())):
+        assert driver.is_alive() or any(commits.iterdir())
+        time.sleep(0.005)
+    workers = psutil.Process(driver.pid).children(recursive=True) if driver.is_alive() else []
+    kill(driver)
+    assert collect(random_gpt2, crash_child.TEXTS, path=tmp_path, **crash_child.OPTIONS).is_complete
+    assert contents(tmp_path) == left_alone.contents
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
 
 
 def test_a_unit_whose_worker_was_killed_is_tried_last(random_gpt2: HookedGPT2, tmp_path: Path):
