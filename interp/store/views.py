@@ -204,7 +204,8 @@ class View(TokenRows):
         else:
             order = np.argsort(numbers, kind="stable")
             (values,) = self.empty(len(numbers))
-            (values[order],) = self.stored(numbers[order])
+            for part in self.row_set.parts(numbers[order]):
+                values[order[part.places]] = self._part(part)
         x = self.tensors([values])
         x = x if dtype is None else x.to(dtype)
         return x[0] if is_one_row(index) else x
@@ -253,19 +254,23 @@ class View(TokenRows):
     def stored(self, index: RowNumbers) -> list[np.ndarray]:
         """The bits of ascending rows; of neighbours in one unit a view of the file."""
         parts = list(self.row_set.parts(index))
-        if len(parts) == 1 and _are_neighbours(parts[0].rows):
-            return [self._neighbours(parts[0])]
+        if len(parts) == 1:
+            return [self._part(parts[0])]
         (out,) = self.empty(len(index))
         for part in parts:
-            if _are_neighbours(part.rows):
-                out[part.places] = self._neighbours(part)
-            else:
-                self._collected.shard(self.hook, part.unit).rows(part.rows, out[part.places])
+            self._part(part, out[part.places])
         return [out]
 
-    def _neighbours(self, part: Part) -> np.ndarray:
+    def _part(self, part: Part, out: np.ndarray | None = None) -> np.ndarray:
+        """Bits of rows of one unit: in `out` if it is given; else of neighbours a view of the file."""
         shard = self._collected.shard(self.hook, part.unit)
-        return shard.slice(int(part.rows[0]), int(part.rows[-1]) + 1)
+        first, last = int(part.rows[0]), int(part.rows[-1])
+        if last - first != len(part.rows) - 1 or (np.diff(part.rows) != 1).any():
+            return shard.rows(part.rows, out)
+        values = shard.slice(first, last + 1)
+        if out is not None:
+            out[:] = values
+        return values
 
     def tensors(self, values: Sequence[np.ndarray]) -> Tensor:
         """Bits as a tensor, in pinned memory where there is a GPU to send it to."""
@@ -310,7 +315,3 @@ class AlignedViews(TokenRows):
         """Bits of each hook as a tensor."""
         pairs = zip(self.views.items(), values, strict=True)
         return {hook: view.tensors([array]) for (hook, view), array in pairs}
-
-
-def _are_neighbours(rows: RowNumbers) -> bool:
-    return bool(rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all())
