@@ -262,7 +262,7 @@ class View(TokenRows):
         return [out]
 
     def _part(self, part: Part, out: np.ndarray | None = None) -> np.ndarray:
-        """Bits of rows of one unit: in `out` if it is given; else of neighbours a view of the file."""
+        """Bits of rows of one unit, in `out` if given; else of neighbours a view of the file."""
         shard = self._collected.shard(self.hook, part.unit)
         first, last = int(part.rows[0]), int(part.rows[-1])
         if last - first != len(part.rows) - 1 or (np.diff(part.rows) != 1).any():
