@@ -76,6 +76,14 @@ def kill(process: BaseProcess) -> None:
     process.join()
 
 
+def wait_for_commits(path: Path, n_commits: int, process: BaseProcess) -> None:
+    """Until there are so many, or the process has done all it had to do."""
+    while process.is_alive():
+        if len(LocalFiles(path).names("commits")) >= n_commits:
+            return
+        time.sleep(0.001)
+
+
 def collect_under_fire(
     model: HookedGPT2, path: Path, alone: LeftAlone, n_processes: int, n_kills: int
 ) -> int:
@@ -86,11 +94,14 @@ def collect_under_fire(
     """
     chance = random.Random(f"{n_processes} {n_kills}")
     n_begun = 0
-    for _ in range(n_kills):
+    for number in range(n_kills):
         begun = [SERVER.Event() for _ in range(n_processes)]
         processes = [started(crash_child.work, model, path, each) for each in begun]
         begun[-1].wait()
-        time.sleep(chance.uniform(0, alone.seconds * n_processes))
+        if number % 2:
+            wait_for_commits(path, chance.randrange(1, len(alone.contents) // 2), processes[0])
+        else:
+            time.sleep(chance.uniform(0, alone.seconds * n_processes))
         for process in processes:
             kill(process)
         if (path / "store.json").exists():
