@@ -19,6 +19,7 @@ from interp.model.tokens import END_OF_TEXT, Tokenizer
 from interp.store import sequences
 from interp.store.durable import LocalFiles
 from interp.store.plan import (
+    RISING,
     TOKEN_SCHEMA,
     Plan,
     PlanRecord,
@@ -231,6 +232,15 @@ def test_what_went_wrong_first_is_told(tokenizer, tmp_path, monkeypatch):
         planned(tmp_path, tokenizer, watch=watch)
 
 
+def test_the_last_position_is_that_of_each_sequence(tokenizer, tmp_path):
+    record = planned(tmp_path, tokenizer, positions="last")
+    last = {row["sequence"]: row["pos"] for row in rows(tmp_path, record)}
+    stored = [row for row in rows(tmp_path, record) if row["row"] is not None]
+    assert {row["sequence"]: row["pos"] for row in stored} == last
+    assert len(stored) == record.n_rows == record.n_sequences
+    assert len(set(last.values())) > 3
+
+
 def test_the_outermost_positions_are_allowed(tokenizer, tmp_path):
     record = planned(tmp_path, tokenizer, positions="11,-12")
     stored = [row["pos"] for row in rows(tmp_path, record) if row["row"] is not None]
@@ -315,7 +325,10 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, monkeypatch):
     assert peaks[1] < peaks[0] + 200_000, "a line for each document would be 400,000 bytes"
 
 
-def test_the_index_takes_little_space(tokenizer, tmp_path):
+def test_numbers_that_only_rise_take_hardly_any_space(tokenizer, tmp_path):
     record = planned(tmp_path, tokenizer, 100 * TEXTS, ctx=32, unit_tokens=50_000)
-    units = Plan.read(LocalFiles(tmp_path), record).units
-    assert sum(unit.tokens_bytes for unit in units) < 1.5 * record.n_tokens
+    (unit, *_) = Plan.read(LocalFiles(tmp_path), record).units
+    group = pq.read_metadata(tmp_path / unit.tokens_path).row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    n_bytes = {column.path_in_schema: column.total_compressed_size for column in columns}
+    assert max(n_bytes[name] for name in RISING) < 0.1 * unit.n_tokens
