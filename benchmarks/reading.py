@@ -83,6 +83,7 @@ def _gathers(both: Both, repeats: int) -> Iterator[Row]:
         "interp": lambda: [view.rows(chosen) for chosen in index],
         "interp, verify none": lambda: [trusting.rows(chosen) for chosen in index],
         "memmap": lambda: [memmap[chosen] for chosen in index],
+        "memmap, np.take": lambda: [np.take(memmap, chosen, axis=0) for chosen in index],
         "interp, first time": lambda: _after_opening(both, index),
     }
     seconds = {name: each / N_GATHERS for name, each in interleaved(runs, repeats).items()}
@@ -155,9 +156,7 @@ def _epochs(both: Both, repeats: int) -> Iterator[Row]:
         seconds = interleaved(runs, repeats, before=before)
         what = f"shuffled epoch of {both.shape[0]} rows, {state}"
         ratio = seconds["interp"] / seconds["memmap"]
-        note = (
-            "memmap: permutes 8 blocks at a time; ours draws from a moving window, with token ids"
-        )
+        note = f"memmap permutes {WINDOW} blocks at a time; ours draws from a moving window"
         yield Row(what, "s", seconds, ratio, 1 / 0.7, "memmap, blocks permuted", note)
     batches = list(both.view().shuffled(**options))
     rows = torch.cat([batch.row for batch in batches])

@@ -65,13 +65,9 @@ def collecting(repeats: int, config: GPT2Config = GPT2_SMALL) -> Iterator[Row]:
         }
         with SAELens(config, hook.name, tokens, folder / "saelens") as saelens:
             seconds = interleaved(runs | saelens.runs, repeats)
-        what, alone = (
-            f"collecting {hook.name}, {n_sequences * ctx} tokens",
-            seconds["forward alone"],
-        )
-        yield Row(
-            what, "s", seconds, seconds["interp"] / alone, 1 / 0.9, "forward alone", saelens.note
-        )
+        what = f"collecting {hook.name}, {n_sequences * ctx} tokens"
+        ratio = seconds["interp"] / seconds["forward alone"]
+        yield Row(what, "s", seconds, ratio, 1 / 0.9, "forward alone", saelens.note)
         for name in ("torch.save, TransformerLens' cache", "SAELens"):
             if name in seconds:
                 yield Row(what, "s", {}, seconds["interp"] / seconds[name], 1.0, name)
