@@ -38,7 +38,7 @@ MAX_REASONS = 10
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
-StoreFolder = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
+StoreFolder = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")]
 ModelName = Annotated[str | None, typer.Option(help="Name, folder or checkpoint; default: tiny.")]
 
 
@@ -79,7 +79,7 @@ DryRun = Annotated[bool, typer.Option(help="Plan, print the costs, and stop.")]
 
 @app.command()
 def collect(
-    out: Annotated[str, typer.Option(metavar="STORE", help="Folder of the store.")],
+    out: Annotated[str, typer.Option(metavar="STORE", help="Folder or URL of the store.")],
     model: ModelName = None,
     texts: Texts = None,
     more: MoreTexts = None,

@@ -53,7 +53,7 @@ def collect(
         model: A loaded model, or what `interp.load` takes.
         texts: Files or folders, as `open_texts` takes, or any iterable of texts, which is read
             once. None: go on with what is planned.
-        path: Folder of the store.
+        path: Folder of the store, or its URL in object storage.
         hooks: Names with `*`, or a list. Those that the store does not have are added to it.
         dtype: `auto` takes float16 where it holds eight times the largest value of a warm-up, else
             bfloat16.

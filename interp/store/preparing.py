@@ -140,10 +140,16 @@ def _plan(
     chosen = filled(settings, _defaults(model, names))
     if not 1 <= chosen["ctx"] <= model.cfg.n_ctx:
         raise StoreError(f"ctx is {chosen['ctx']}; the model takes 1 to {model.cfg.n_ctx} tokens.")
+    tokenizer = model.require_tokenizer()
+    if len(tokenizer) > model.cfg.d_vocab:
+        raise StoreError(
+            f"The tokenizer has {len(tokenizer)} tokens, and the model's vocabulary "
+            f"{model.cfg.d_vocab}: it belongs to another model."
+        )
     options = {name: value for name, value in chosen.items() if name != "batch_tokens"}
-    plan = write_plan(files, texts, model.require_tokenizer(), **options, watch=watch)
+    plan = write_plan(files, texts, tokenizer, **options, watch=watch)
     spec = _spec(model, plan.fingerprint, chosen)
-    vocabulary = write_vocabulary(files, model.require_tokenizer())
+    vocabulary = write_vocabulary(files, tokenizer)
     if write_store(files, StoreRecord(spec, plan, vocabulary)):
         return
     # Another process was faster; it has to have planned the same.

@@ -294,6 +294,13 @@ def test_another_tokenizer_is_refused(random_gpt2: HookedGPT2, tmp_path: Path):
         collect(other, path=tmp_path, **OPTIONS)
 
 
+def test_a_tokenizer_larger_than_the_model_is_refused(random_gpt2: HookedGPT2, tmp_path: Path):
+    weights = dict(random_gpt2.state_dict())
+    other = HookedGPT2.from_weights(random_gpt2.cfg, weights, load().tokenizer)
+    with pytest.raises(StoreError, match="vocabulary 340: it belongs to another model"):
+        collect(other, TEXTS, path=tmp_path)
+
+
 def test_another_version_of_what_computes_is_refused(
     random_gpt2: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
