@@ -89,3 +89,14 @@ def checked_path(path: str) -> str:
             f"Not a path inside a store: {path[:120]!r}. The file that names it was altered."
         )
     return path
+
+
+_ATTEMPTED = re.compile(
+    r"(plan|vocabulary)-[0-9a-f]{8}\.parquet|tokens/u\d{6,}-[0-9a-f]{8}\.parquet"
+    r"|data/[^/]+/u\d{6,}-[0-9a-f]{8}\.safetensors|_tmp/[^/]+"
+)
+
+
+def is_of_an_attempt(path: str) -> bool:
+    """Whether an attempt may have left this file behind; any other is not ours to remove."""
+    return _ATTEMPTED.fullmatch(path) is not None

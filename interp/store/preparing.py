@@ -16,6 +16,7 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import NamesFilter, select_names
 from interp.model.weights import model_hash
 from interp.store.files import StoreFiles
+from interp.store.naming import is_of_an_attempt
 from interp.store.plan import Plan, WatchTexts, write_plan, write_vocabulary
 from interp.store.planned import PlannedStore
 from interp.store.preflight import (
@@ -102,6 +103,7 @@ def prepare(
     if record is not None:
         _check_same(record, model, texts, settings)
     elif texts is not None:
+        _check_empty(files)
         _plan(files, model, texts, names, settings, watch_texts)
     else:
         raise StoreError(f"There is no store at {files} yet, so texts are needed (--texts FILE).")
@@ -126,6 +128,13 @@ def storable_hooks(hooks: NamesFilter, model: HookedGPT2) -> list[str]:
             "hook_q and hook_k, from which scores follow, or hook_pattern."
         )
     return names
+
+
+def _check_empty(files: StoreFiles) -> None:
+    """Refuse a folder that holds something else."""
+    foreign = [name for name in files.names("") if not is_of_an_attempt(name)]
+    if foreign:
+        raise StoreError(f"{files} holds other files, such as {foreign[0]!r}. Choose a new folder.")
 
 
 def _plan(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from interp.errors import DamagedStoreError
 from interp.store.commits import committed, read_commit
 from interp.store.files import StoreFiles
-from interp.store.naming import DATA, STORE, TOKENS, UNPUBLISHED, commit_path
+from interp.store.naming import DATA, STORE, TOKENS, UNPUBLISHED, commit_path, is_of_an_attempt
 from interp.store.planned import PlannedStore
 from interp.store.shards import Shard
 
@@ -80,7 +80,9 @@ def garbage(store: PlannedStore, *, grace_seconds: float = GRACE_SECONDS) -> lis
         Garbage(path, store.files.size(path) or 0)
         for folder in (DATA, TOKENS, UNPUBLISHED, "")
         for path in _paths(store.files, folder)
-        if path not in named and store.files.seconds_since_change(path) > grace_seconds
+        if path not in named
+        and is_of_an_attempt(path)
+        and store.files.seconds_since_change(path) > grace_seconds
     ]
 
 

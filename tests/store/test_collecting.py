@@ -21,6 +21,7 @@ from interp.store.durable import LocalFiles
 from interp.store.planned import PlannedStore
 from interp.store.preparing import Ready
 from interp.store.shards import Shard
+from interp.store.upkeep import garbage
 from interp.store.writer import Tally
 from tests.comparison import assert_close
 
@@ -341,6 +342,25 @@ def test_what_cannot_be_collected_is_an_error(
 ):
     with pytest.raises(StoreError, match=named):
         collect(random_gpt2, TEXTS, path=tmp_path, **{"hooks": "hook_embed"} | options)
+
+
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(
+    random_gpt2: HookedGPT2, tmp_path: Path
+):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(StoreError, match=r"holds other files, such as 'thesis\.txt'"):
+        collect(random_gpt2, TEXTS, path=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_only_files_of_attempts_are_garbage(random_gpt2: HookedGPT2, tmp_path: Path):
+    collect(random_gpt2, TEXTS, path=tmp_path, hooks="hook_embed", ctx=13)
+    (tmp_path / "data/hook_embed/notes.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine")
+    left_behind = tmp_path / "data/hook_embed/u000000-0123abcd.safetensors"
+    left_behind.write_text("cut off")
+    (found,) = garbage(opened(tmp_path), grace_seconds=0)
+    assert tmp_path / found.path == left_behind
 
 
 def test_a_setting_that_does_not_exist_is_an_error(random_gpt2: HookedGPT2, tmp_path: Path):
