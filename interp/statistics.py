@@ -163,10 +163,41 @@ def bootstrap(
     return xr.Dataset(parts, attrs=da.attrs | made_by)
 
 
+def bootstrap_ratio(
+    numerators: ArrayLike, denominators: ArrayLike, *, level: float = 0.95,
+    n_resamples: int = 5000, seed: int = 0,
+) -> Interval:  # fmt: skip
+    """Percentile bootstrap of mean(numerators) / mean(denominators) over examples.
+
+    Raises:
+        PromptError: the denominators' interval holds 0, so that the ratio could be anything.
+    """
+    pairs = np.stack([np.asarray(x, dtype=float) for x in (numerators, denominators)], axis=1)
+    if len(pairs) < 2 or not np.isfinite(pairs).all():
+        raise ValueError(f"A ratio needs two or more pairs of finite numbers, got {pairs!r}.")
+    above, below = _resampled_means(pairs, n_resamples, seed).T
+    ends = np.quantile(below, [(1 - level) / 2, (1 + level) / 2])
+    if ends[0] <= 0 <= ends[1]:
+        raise PromptError(
+            f"The denominator of a ratio is {below.mean():.3g} on average, with the interval "
+            f"[{ends[0]:.3g}, {ends[1]:.3g}], which holds 0. Use the differences themselves."
+        )
+    low, high = np.quantile(above / below, [(1 - level) / 2, (1 + level) / 2])
+    mean = pairs[:, 0].mean() / pairs[:, 1].mean()
+    return Interval(float(mean), float(low), float(high))
+
+
 def _mean_interval(
     samples: Float[np.ndarray, "example cell"], level: float, n_resamples: int, seed: int
 ) -> Float[np.ndarray, "2 cell"]:
-    """Quantiles of the means of resampled examples; all cells share the draws."""
+    means = _resampled_means(samples, n_resamples, seed)
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def _resampled_means(
+    samples: Float[np.ndarray, "example cell"], n_resamples: int, seed: int
+) -> Float[np.ndarray, "draw cell"]:
+    """The means of resampled examples; all cells share the draws."""
     generator = np.random.default_rng(seed)
     n = len(samples)
     means = []
@@ -175,7 +206,7 @@ def _mean_interval(
         of_resample = n * np.arange(n_draws)[:, None]
         times = np.bincount((draws + of_resample).ravel(), minlength=n_draws * n)
         means.append(rearrange(times, "(draw example) -> draw example", example=n) @ samples / n)
-    return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.concatenate(means)
 
 
 def paired_permutation(

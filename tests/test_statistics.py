@@ -10,6 +10,7 @@ from interp.statistics import (
     Interval,
     bootstrap,
     bootstrap_mean,
+    bootstrap_ratio,
     corrected_p_values,
     effect,
     paired_permutation,
@@ -217,3 +218,24 @@ def test_corrections_match_hand_arithmetic():
         corrected_p_values(p, "benjamini-hochberg"), [0.02, 0.032, 0.032, NAN, 0.02]
     )
     np.testing.assert_equal(corrected_p_values([[0.9], [0.8]], "holm"), [[1.0], [1.0]])
+
+
+def test_a_ratio_of_means_has_an_interval():
+    denominators = np.random.default_rng(0).normal(10, 1, size=400)
+    numerators = 0.5 * denominators + np.random.default_rng(1).normal(0, 0.1, size=400)
+    found = bootstrap_ratio(numerators, denominators)
+    assert found.mean == pytest.approx(numerators.mean() / denominators.mean())
+    assert found.low < 0.5 < found.high
+    # The standard error of the mean of what is left, over the denominator.
+    assert found.high - found.low == pytest.approx(4 * 0.1 / 20 / 10, rel=0.2)
+
+
+def test_a_constant_ratio_is_certain():
+    assert bootstrap_ratio([2.0, 4.0, 9.0], [1.0, 2.0, 4.5]) == (2.0, 2.0, 2.0)
+
+
+def test_a_ratio_to_nothing_is_refused():
+    with pytest.raises(PromptError, match=r"which holds 0\. Use the differences"):
+        bootstrap_ratio([1.0, 2.0, 3.0], [-1.0, 0.1, 1.0])
+    with pytest.raises(ValueError, match="two or more pairs of finite numbers"):
+        bootstrap_ratio([1.0], [2.0])
