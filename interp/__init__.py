@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interp import derivatives as derivatives
     from interp import effects as effects
     from interp import errors as errors
+    from interp import features as features
     from interp import gradients as gradients
     from interp import head_circuits as head_circuits
     from interp import head_classes as head_classes
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from interp import report as report
     from interp import results as results
     from interp import sites as sites
+    from interp import sparse_autoencoder as sparse_autoencoder
+    from interp import splicing as splicing
     from interp import statistics as statistics
     from interp import store as store
     from interp import tiny as tiny
@@ -76,6 +79,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "derivatives",
         "effects",
         "errors",
+        "features",
         "gradients",
         "head_circuits",
         "head_classes",
@@ -98,6 +102,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "report",
         "results",
         "sites",
+        "sparse_autoencoder",
+        "splicing",
         "statistics",
         "store",
         "tiny",
