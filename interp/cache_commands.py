@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -309,6 +310,7 @@ def show_costs(ready: "Ready", *, bars: "Bars", dry_run: bool) -> None:
 @contextmanager
 def told_how_to_go_on(path: str) -> Iterator[None]:
     """After Ctrl-C, say what is safe and how to go on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -316,6 +318,8 @@ def told_how_to_go_on(path: str) -> Iterator[None]:
         if is_planned(path):
             console.print(f"How far it is: interp cache status {shlex.quote(path)}")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finish(status: "Status") -> None:
