@@ -108,7 +108,7 @@ def bars(table: pd.DataFrame, x: str, y: str, title: str) -> alt.Chart:
         alt.Chart(table)
         .mark_bar()
         .encode(
-            x=alt.X(f"{x}:O", axis=alt.Axis(labelAngle=0)),
+            x=alt.X(f"{x}:O", sort=None, axis=alt.Axis(labelAngle=0)),
             y=alt.Y(f"{y}:Q"),
             tooltip=[f"{x}:O", alt.Tooltip(f"{y}:Q", format=".5f")],
         )

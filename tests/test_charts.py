@@ -61,6 +61,11 @@ def test_bars_keep_their_numbers():
     ]
 
 
+def test_bars_of_names_stand_in_the_rows_order():
+    table = pd.DataFrame({"from": ["never", "1 %", "20 %"], "features": [3, 2, 1]})
+    assert charts.bars(table, "from", "features", "").to_dict()["encoding"]["x"]["sort"] is None
+
+
 def test_an_attention_matrix_leaves_out_what_is_masked():
     pattern = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
     shown = rows(charts.attention_matrix(pattern, ["a", "b"], ""))
