@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from interp import store
 from interp.errors import StoreError
 from interp.model.gpt2 import HookedGPT2
+from interp.store.files import store_files
 from interp.store.reader import ActivationStore
+from interp.store.spec import read_store
 
 
 @contextmanager
@@ -34,3 +36,8 @@ def collected(
                 f"{done.n_planned} units. See `interp cache status`, or choose another folder."
             )
         yield store.open(folder)
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder holds a store."""
+    return read_store(store_files(path)) is not None

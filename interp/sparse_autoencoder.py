@@ -124,7 +124,7 @@ def strongest_only(
 
 
 def train(
-    batches: Iterable[Float[Tensor, "row d_in"]],
+    batches: Iterable[Float[Tensor, "_row d_in"]],
     n_steps: int,
     *,
     n_features: int,
@@ -222,7 +222,7 @@ def _rate(step: int, n_steps: int) -> float:
 
 @torch.no_grad()
 def reconstruction(
-    sae: SparseAutoencoder, batches: Iterable[Float[Tensor, "row d_in"]]
+    sae: SparseAutoencoder, batches: Iterable[Float[Tensor, "_row d_in"]]
 ) -> xr.Dataset:  # fmt: skip
     """How well activations are rebuilt, and by how many features.
 

@@ -200,6 +200,8 @@ ROWS = (
             "analyses._stored",
             "analyses._probed_sentences",
             "analyses._probed_directions",
+            "analyses._sae_rows",
+            "analyses._sae_features",
             "analyses._sweeps",
             "analyses._patching_sections",
             "analyses._binding_search",
