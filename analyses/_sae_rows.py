@@ -24,7 +24,7 @@ class Rows:
 
     x: Float[Tensor, "row d_in"]
     tokens: pd.DataFrame
-    """The store's columns for each row, in the order of the texts, and `colour`."""
+    """The store's columns for each row, one sequence after the other, and `colour`."""
     everything: pd.DataFrame
     """The same with the first tokens."""
 
@@ -74,8 +74,6 @@ def read_rows(activations: ActivationStore, hook: str, where: str) -> Rows:
     """
     view = activations.view(hook, where=where)
     tokens = view.tokens()
-    order = np.lexsort((tokens["pos"], tokens["sequence"]))
-    tokens = tokens.iloc[order].reset_index(drop=True)
     if not (tokens.groupby("sequence").cumcount() == tokens["pos"]).all():
         raise StoreError(
             "The loss needs whole texts, and this store keeps some of their positions only. Use a "
@@ -83,7 +81,7 @@ def read_rows(activations: ActivationStore, hook: str, where: str) -> Rows:
         )
     tokens["colour"] = last_colour(tokens)
     inside = (tokens["pos"] > 0).to_numpy()
-    x = view.rows(order[inside], torch.float32)
+    x = view.rows(inside, torch.float32)
     return Rows(x, tokens[inside].reset_index(drop=True), tokens)
 
 
