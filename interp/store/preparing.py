@@ -16,7 +16,7 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import NamesFilter, select_names
 from interp.model.weights import model_hash
 from interp.store.files import StoreFiles
-from interp.store.naming import is_of_an_attempt
+from interp.store.naming import STORE, is_of_an_attempt
 from interp.store.plan import Plan, WatchTexts, write_plan, write_vocabulary
 from interp.store.planned import PlannedStore
 from interp.store.preflight import (
@@ -131,8 +131,8 @@ def storable_hooks(hooks: NamesFilter, model: HookedGPT2) -> list[str]:
 
 
 def _check_empty(files: StoreFiles) -> None:
-    """Refuse a folder that holds something else."""
-    foreign = [name for name in files.names("") if not is_of_an_attempt(name)]
+    """Refuse a folder that holds something else; another process may plan here meanwhile."""
+    foreign = [n for n in files.names("") if n != STORE and not is_of_an_attempt(n)]
     if foreign:
         raise StoreError(f"{files} holds other files, such as {foreign[0]!r}. Choose a new folder.")
 

@@ -21,6 +21,7 @@ from interp.store.durable import LocalFiles
 from interp.store.planned import PlannedStore
 from interp.store.preparing import Ready
 from interp.store.shards import Shard
+from interp.store.spec import read_store
 from interp.store.upkeep import garbage
 from interp.store.writer import Tally
 from tests.comparison import assert_close
@@ -351,6 +352,21 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(
     with pytest.raises(StoreError, match=r"holds other files, such as 'thesis\.txt'"):
         collect(random_gpt2, TEXTS, path=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_store_that_another_process_has_just_planned_is_no_other_file(
+    random_gpt2: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS)
+    seen: list[object] = []
+
+    def late(files: LocalFiles) -> object:  # the first look comes too early
+        seen.append(files)
+        return None if len(seen) == 1 else read_store(files)
+
+    monkeypatch.setattr("interp.store.preparing.read_store", late)
+    assert collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS).is_complete
+    assert len(seen) > 1
 
 
 def test_only_files_of_attempts_are_garbage(random_gpt2: HookedGPT2, tmp_path: Path):
