@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from jaxtyping import Float
 from typer import Option
 
 import interp
@@ -36,6 +37,7 @@ from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.weights import model_hash
 from interp.progress import Progress, no_progress
+from interp.prompts import PromptPairs
 from interp.report import Report, Section
 
 FEWEST = 100
@@ -53,7 +55,7 @@ def run(
     store: Annotated[
         Path | None, Option(help="Folder of the activations, kept and used again.")
     ] = None,
-    n: Annotated[int, Option(help="Number of prompts.")] = 1200,
+    n: Annotated[int, Option(help="Number of prompts.")] = 800,
     penalty: Annotated[float, Option(help="Of the probes' squared weights.")] = 1.0,
     seed: Annotated[int, Option(help="Of prompts, split, controls and intervals.")] = 0,
     progress: Progress = no_progress,
@@ -75,21 +77,34 @@ def run(
             features[cell], sentences.labels, sentences.types, range(n), **options
         )
     test = torch.nonzero(probes.in_test(range(n), seed=seed)).flatten()[:N_PATCHED]
-    table = reading_table(cells, patched_share(hooked, sentences.chosen(test)), seed)
-    depth = str(table.loc[table.loc[table.place == PLACE, "moved"].idxmax(), "depth"])
-    x = features[depth, PLACE]
-    strengths = directions.strength_table(x, sentences, **options)
-    exchanges = directions.exchange_table(hooked, sentences, x, hooks[depth], test, **options)
-    sections = (
-        reading_section(table, sentences),
-        use_section(table),
-        directions.strength_section(strengths, depth),
-        directions.exchange_section(exchanges, depth),
-    )
+    tested = sentences.chosen(test)
+    table = reading_table(cells, seed)
+    sections = [reading_section(table, sentences)]
+    behaviour = statistics.bootstrap_mean(behaves(hooked, tested.pairs), seed=seed)
+    if behaviour.low > 0:
+        table["moved"] = patched_share(hooked, tested).stack(cell=("depth", "place")).values
+        depth = str(table.loc[table.loc[table.place == PLACE, "moved"].idxmax(), "depth"])
+        x = features[depth, PLACE]
+        strengths = directions.strength_table(x, sentences, **options)
+        exchanges = directions.exchange_table(hooked, sentences, x, hooks[depth], test, **options)
+        sections += [
+            use_section(table),
+            directions.strength_section(strengths, depth),
+            directions.exchange_section(exchanges, depth),
+        ]
+    else:
+        sections.append(no_use_section(behaviour))
     settings = {"model": hooked.cfg.model_name, "model_hash": model_hash(hooked), "n": n}
     settings |= {"penalty": penalty, "seed": seed, "store": str(store) if store else "temporary"}
     question = f"{sentences.pairs.clean[0]} →{sentences.pairs.answers[0]}"
-    return Report("Where can a probe read the colour?", question, sections, settings)
+    return Report("Where can a probe read the colour?", question, tuple(sections), settings)
+
+
+def behaves(model: HookedGPT2, pairs: PromptPairs) -> Float[np.ndarray, " example"]:
+    """logit(answer) - logit(the other thing's colour) where the prompts end."""
+    with torch.no_grad():
+        logits = model(model.to_batch(pairs.clean), positions="last")
+    return pairs.metric(model)(logits).numpy(force=True)
 
 
 def patched_share(model: HookedGPT2, sentences: Sentences) -> xr.DataArray:
@@ -106,10 +121,8 @@ def patched_share(model: HookedGPT2, sentences: Sentences) -> xr.DataArray:
     return moved.assign_coords(layer=list(depths(model))).rename(layer="depth", pos="place")
 
 
-def reading_table(
-    cells: Mapping[tuple[str, str], xr.Dataset], moved: xr.DataArray, seed: int
-) -> pd.DataFrame:
-    """Accuracies and what patching says, for each depth and place."""
+def reading_table(cells: Mapping[tuple[str, str], xr.Dataset], seed: int) -> pd.DataFrame:
+    """Accuracies for each depth and place."""
     rows = []
     for (depth, place), ds in cells.items():
         interval = statistics.bootstrap_mean(ds.accuracy.values, seed=seed)
@@ -117,7 +130,6 @@ def reading_table(
             {"depth": depth, "place": place, "accuracy": interval.mean}
             | {"low": interval.low, "high": interval.high}
             | {name: float(ds[name].mean()) for name in ("control", "selectivity", "majority")}
-            | {"moved": float(moved.sel(depth=depth, place=place))}
         )
     return pd.DataFrame(rows)
 
@@ -144,7 +156,7 @@ def reading_section(table: pd.DataFrame, sentences: Sentences) -> Section:
         charts.cell_map(table, "place", "depth", "accuracy", "Accuracy of the probe"),
         charts.cell_map(table, "place", "depth", "control", "Control: random colours"),
     )
-    return Section("Where can the colour be read?", reading, table.drop(columns="moved"), pictures)
+    return Section("Where can the colour be read?", reading, table, pictures)
 
 
 def use_section(table: pd.DataFrame) -> Section:
@@ -184,3 +196,13 @@ def use_section(table: pd.DataFrame) -> Section:
     order = compared.sort_values(["verdict", "moved"], ascending=False, kind="stable")
     n_shown = max(1, int((compared["verdict"] != "neither").sum()))
     return Section("Readable, but is it used?", reading, order, pictures, n_shown)
+
+
+def no_use_section(behaviour: statistics.Interval) -> Section:
+    """Why nothing is patched."""
+    reading = (
+        f"Nothing is patched: the model does not prefer the right colour to the other thing's "
+        f"(logit difference {behaviour}). What a probe reads here, this model does not use to "
+        "answer.",
+    )
+    return Section("Readable, but is it used?", reading)

@@ -13,6 +13,9 @@ from analyses import _probed_sentences as probed
 from analyses import probe
 from analyses._stored import collected
 from interp.errors import PromptError, StoreError
+from interp.model.config import ModelConfig
+from interp.model.gpt2 import HookedGPT2
+from interp.model.saving import save_huggingface
 from interp.report import Report
 from tests.comparison import assert_close
 
@@ -160,10 +163,22 @@ def test_the_verdict_on_directions_follows_the_numbers(moved, expected):
     assert expected in section.reading[1]
 
 
+def test_of_a_model_that_binds_nothing_no_use_is_claimed(tmp_path):
+    sizes = {"n_layers": 1, "n_heads": 2, "d_model": 8, "d_mlp": 8, "n_ctx": 128}
+    cfg = ModelConfig(**sizes, d_vocab=interp.load().cfg.d_vocab)
+    save_huggingface(HookedGPT2(cfg, interp.load().tokenizer), tmp_path / "model")
+    report = probe.run(str(tmp_path / "model"), n=100)
+    assert [part.title for part in report.sections] == [
+        "Where can the colour be read?",
+        "Readable, but is it used?",
+    ]
+    assert "does not prefer the right colour" in report.sections[1].reading[0]
+
+
 def test_a_study_needs_prompts_and_a_penalty():
     with pytest.raises(PromptError, match="Use 100 or more prompts and a positive penalty"):
         probe.run(n=50)
-    with pytest.raises(PromptError, match="positive penalty; got 1200 and 0"):
+    with pytest.raises(PromptError, match="positive penalty; got 800 and 0"):
         probe.run(penalty=0)
 
 

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
 import interp
 from analyses import _sae_features as judging
@@ -63,6 +64,16 @@ def test_the_rows_are_the_models_and_none_is_a_first_token(report, folder):
     mine = rows.x[rows.sequences == sequence]
     assert len(mine) == len(ids) - 1
     torch.testing.assert_close(mine, cache[study.HOOK][0, 1:], atol=2e-3, rtol=2e-3)
+
+
+def test_where_ablation_costs_nothing_no_loss_is_recovered():
+    losses = xr.DataArray(
+        [[1.0, 2.0], [1.1, 2.2], [0.9, 2.1], [2.0, 3.0]],
+        dims=("condition", "example"),
+        coords={"condition": ["clean", "rebuilt", "mean", "zero"]},
+    )
+    assert study.recovered(losses, "mean", 0) == "not defined (that costs nothing here)"
+    assert study.recovered(losses, "zero", 0) == "0.85 [0.80, 0.90]"
 
 
 def test_every_feature_is_counted_once(report):
