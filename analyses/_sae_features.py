@@ -89,7 +89,7 @@ def purity_section(kinds: pd.DataFrame) -> Section:
         f"{random['mean']:.2f} [{random.low:.2f}, {random.high:.2f}] for random directions. "
         + ("Features are purer. " if purer else "Features are not purer than random directions. ")
         + f"{own['of one word']:.0%} of them stand at one word ({PURE:.0%} or more of the rows), "
-        + ("as predicted." if own["of one word"] > MOST else "not most of them, as was predicted."),
+        + ("as expected." if own["of one word"] > MOST else "not most of them, as was expected."),
         f"About one colour at many words (colour purity {PURE} or more, word purity below "
         f"{MIXED}; the colour that the sentence has named, not the word read): {counts}.",
     )
@@ -163,7 +163,8 @@ def colour_section(table: pd.DataFrame, seed: int) -> Section:
             else "Training did not single the colours out: it keeps what rebuilds most."
         )
         + " A probe is told the colours, and reads nearly all of them from the stream behind the "
-        "layer (`interp run probe`).",
+        "layer (`interp run probe`). Another seed finds other features, and more or fewer colours: "
+        "look at several before a claim.",
     )
     picture = charts.intervals(means, "One number for each colour", "average precision")
     return Section("Does a colour have a feature?", reading, table, (picture,))
@@ -222,8 +223,9 @@ def use_section(table: pd.DataFrame) -> Section:
         f"({own['mean']:.2f} [{own.low:.2f}, {own.high:.2f}] of {table['logit difference'][0]:.2f} "
         f"logits); without the strongest other, {other['share lost']:.0%}. "
         + (
-            "The model uses this direction for the colour; what is left is carried by others, or "
-            "by a feature that does not fire on every such row."
+            "The answer needs this feature more than another. Whether for the colour or for "
+            "something else that it carries, its examples and average precision above say; what "
+            "is left of the answer is carried elsewhere."
             if own.low > max(0.0, other.high)
             else "That is no more than another feature costs: found is not the same as used."
         ),

@@ -3,10 +3,10 @@
 Two things with a colour each, then a question: "... The bike is" → green. A linear probe is trained
 to name the asked thing's colour from the residual stream, at named places and at every depth.
 
-Prediction, written before running, from what patching finds (`interp run patching`): the colour can
-be read at its own word, at the thing once a head has brought it there (before layer 2), and where
-the prompt ends after layer 3; nowhere before its word, not at the other thing, and hardly where
-patching finds nothing.
+Expectation, from what patching finds (`interp run patching`): the colour can be read at its own
+word, at the thing once a head has brought it there (before layer 2), and where the prompt ends
+after layer 3; nowhere before its word, not at the other thing, and hardly where patching finds
+nothing.
 
 Method: the activations are collected into a store and read from it by place. Colours and things are
 drawn independently, so that a thing by itself tells nothing. Softmax regression, trained and tested
@@ -172,11 +172,11 @@ def use_section(table: pd.DataFrame) -> Section:
     unused = compared[readable & ~used]
     named = ", ".join(f"{row.place} at {row.depth}" for row in unused.itertuples())
     claim = (
-        f"{len(unused)} of {int(readable.sum())} readable places are not used: {named}. Against "
-        "the prediction, and there a probe alone would mislead: the colour is present, carried "
-        "along or left over, and the answer does not come from there."
+        f"{len(unused)} of {int(readable.sum())} readable places are not used: {named}. That is "
+        "not what patching led to expect, and there a probe alone would mislead: the colour is "
+        "present, carried along or left over, and the answer does not come from there."
         if len(unused)
-        else "Every readable place is also used, as predicted: here the probe does not mislead."
+        else "Every readable place is also used, as expected: here the probe does not mislead."
     )
     unread = compared[~readable & used]
     reading = (

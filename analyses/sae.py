@@ -1,11 +1,13 @@
 """Which features does a sparse autoencoder find, and does the model use them?
 
 Trained on what the second layer's attention writes, where the embedded model moves a colour to its
-thing (`interp run colour_binding`), on texts of its own language.
+thing (`interp run colour_binding`), on texts of its own language. That place was chosen after a
+look at two: in the residual stream behind the same layer (`--hook blocks.1.hook_resid_post`)
+features find colours no better than random directions do.
 
-Prediction, written before running: eight features at a time keep nearly all of the loss; most
-features stand for one word; some for a colour at any word, which hardly any coordinate and random
-direction does; without the feature of a thing's colour the answer suffers.
+Expectation: eight features at a time keep nearly all of the loss; most features stand for one word;
+some for a colour at any word, which hardly any coordinate and random direction does; without the
+feature of a thing's colour the answer suffers.
 
 Method: activations are collected into a store, without first tokens; a TopK autoencoder (Gao et
 al. 2024, arXiv:2406.04093) is trained on shuffled rows; a tenth of the texts is for testing and

@@ -132,7 +132,7 @@ CELLS = pd.DataFrame(
 
 def test_the_reading_follows_the_numbers():
     section = probe.use_section(CELLS)
-    assert "1 of 3 readable places are not used: colour at L1. Against the" in section.reading[1]
+    assert "1 of 3 readable places are not used: colour at L1. That is" in section.reading[1]
     assert section.n_shown == 3
     every = probe.use_section(CELLS.assign(moved=[1.0, 0.0, 0.5, 0.9]))
     assert "Every readable place is also used" in every.reading[1]

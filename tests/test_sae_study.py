@@ -165,12 +165,12 @@ KINDS = pd.DataFrame(
 def test_the_purity_is_read_against_random_directions():
     reading = " ".join(judging.purity_section(KINDS).reading)
     assert "Features are purer. 70% of them stand at one word" in reading
-    assert "as predicted." in reading
+    assert "as expected." in reading
     assert "8 of 100 features, 0 of 256 coordinates, 1 of 100 random directions" in reading
     alike = KINDS.assign(low=0.3, **{"of one word": 0.2})
     reading = " ".join(judging.purity_section(alike).reading)
     assert "not purer than random directions. 20% of them" in reading
-    assert "not most of them, as was predicted" in reading
+    assert "not most of them, as was expected" in reading
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,8 @@ def test_a_colours_feature_is_read_against_the_best_random_direction(gain, expec
 
 
 @pytest.mark.parametrize(
-    ("lost", "expected"), [(5.0, "uses this direction"), (0.5, "found is not the same as used")]
+    ("lost", "expected"),
+    [(5.0, "needs this feature more than another"), (0.5, "found is not the same as used")],
 )
 def test_use_is_read_against_another_feature(lost, expected):
     rows = [("intact", 0.0), ("without the colour's feature", lost), ("without another", 0.4)]
