@@ -67,3 +67,7 @@ class ResourceError(InterpError):
     """The machine has too little disk or memory for what was asked, or a disk failed."""
 
     exit_code = 3
+
+
+class UnknownOutcomeError(ResourceError):
+    """A request to a storage whose answer was lost: it may have been carried out, or yet be."""

@@ -24,7 +24,7 @@ import fsspec
 import xxhash
 from fsspec.core import url_to_fs
 
-from interp.errors import InterpError, ResourceError, StoreError
+from interp.errors import InterpError, ResourceError, StoreError, UnknownOutcomeError
 from interp.store.durable import LocalFiles
 from interp.store.naming import UNPUBLISHED, checked_path
 from interp.store.records import FileRecord
@@ -119,10 +119,13 @@ class ObjectFiles:
 
         Raises:
             StoreError: the storage would have replaced it.
-            ResourceError: the storage cannot be reached; whether it exists is not known.
+            UnknownOutcomeError: the storage cannot be reached; the file may exist, now or later.
         """
         self._prove()
-        return self._put_if_absent(path, data)
+        try:
+            return self._put_if_absent(path, data)
+        except ResourceError as error:
+            raise UnknownOutcomeError(str(error)) from error
 
     def read(self, path: str) -> bytes:
         """All bytes of a file.

@@ -8,6 +8,7 @@ disk holds the model back instead of filling memory.
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.errors import ResourceError
+from interp.errors import ResourceError, UnknownOutcomeError
 from interp.model.gpt2 import HookedGPT2
 from interp.store.attempts import Attempt
 from interp.store.casting import UnstorableError, cast
@@ -71,19 +72,25 @@ def run_units(
         ResourceError: a disk is full or broken; nothing more is tried.
     """
     tally = Tally()
-    with Background(QUEUE_LENGTH) as disk:
-        for attempt in attempts:
-            if attempt is None:
-                disk.settle()  # what it commits may be all that was left
-                watch(tally)
-                continue
-            unit = UnitWriter(attempt, store, tally)
-            disk.at_end(unit.give_up)
-            for rows in unit.rows(model):
-                tally.seconds_waiting_for_disk += disk.put(unit.append, rows)
-                attempt.heartbeat()
-                watch(tally)
-            disk.put(unit.finish)
+    # The disk is behind the model: of these units some wait in the queue, one is under way.
+    units: deque[UnitWriter] = deque(maxlen=QUEUE_LENGTH + 2)
+    try:
+        with Background(QUEUE_LENGTH) as disk:
+            for attempt in attempts:
+                if attempt is None:
+                    disk.settle()  # what it commits may be all that was left
+                    watch(tally)
+                    continue
+                units.append(unit := UnitWriter(attempt, store, tally))
+                unit.begin()
+                for rows in unit.rows(model):
+                    tally.seconds_waiting_for_disk += disk.put(unit.append, rows)
+                    attempt.heartbeat()
+                    watch(tally)
+                disk.put(unit.finish)
+    finally:
+        for unit in units:
+            unit.give_up()
     return tally
 
 
@@ -99,10 +106,16 @@ class UnitWriter:
         self.seconds = {"model": 0.0, "disk": 0.0}
         self._permanent = False
         self._n_written = 0
-        self._shards = {hook.name: self._begin_shard(hook) for hook in self.layouts}
+        self._is_over = False
+        self._shards: dict[str, ShardWriter] = {}
         self._published: dict[str, ShardRecord] = {}
         self._moments = {hook.name: Moments(hook.feature) for hook in self.layouts}
         self._rounding = {hook.name: 0.0 for hook in self.layouts}
+
+    def begin(self) -> None:
+        """Open the shards."""
+        for hook in self.layouts:
+            self._shards[hook.name] = self._begin_shard(hook)
 
     def _begin_shard(self, hook: HookLayout) -> ShardWriter:
         path = shard_path(hook.name, self.attempt.unit, self.attempt.name)
@@ -131,6 +144,8 @@ class UnitWriter:
                 self.tally.seconds_of_model += seconds
                 self.tally.n_tokens += batch.n_tokens
                 yield rows
+        except ResourceError:
+            raise
         except Exception as error:  # noted in the attempt's verdict; the other units go on
             self.reason = f"{type(error).__name__}: {error}"
 
@@ -169,17 +184,23 @@ class UnitWriter:
             self._discard()
             self.tally.reasons.append(f"unit {self.attempt.unit}: {self.reason}")
             self.attempt.fail(self.reason, permanent=self._permanent)
+            self._is_over = True
             return
         started = time.perf_counter()
         for name, shard in self._shards.items():
             self._published[name] = shard.finish(self._moments[name])
         self.seconds["disk"] += time.perf_counter() - started
         commit = self._commit()
-        if write_commit(self.store.files, commit):
+        try:
+            is_ours = write_commit(self.store.files, commit)
+        except UnknownOutcomeError:
+            self._published = {}  # they stay: the commit may yet come to light
+            raise
+        if is_ours:
             self.tally.n_committed += 1
         else:  # another attempt was faster, with the same numbers
             withdraw(self.store.files, commit)
-        self._shards = {}
+        self._is_over = True
 
     def _commit(self) -> Commit:
         return Commit(
@@ -198,8 +219,9 @@ class UnitWriter:
 
     def give_up(self) -> None:
         """Leave nothing behind of a unit that did not finish."""
-        if not self._shards:
+        if self._is_over:
             return
+        self._is_over = True
         self._discard()
         with suppress(ResourceError):  # the disk's error, if it had one, is raised already
             withdraw(self.store.files, self._commit())
@@ -208,7 +230,6 @@ class UnitWriter:
     def _discard(self) -> None:
         for shard in self._shards.values():
             shard.discard()
-        self._shards = {}
 
 
 class Background:
@@ -221,7 +242,6 @@ class Background:
         self._jobs: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]] | None]
         self._jobs = queue.Queue(length)
         self._error: BaseException | None = None
-        self._last_wish: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="store writer", daemon=True)
 
     def __enter__(self) -> "Background":
@@ -231,13 +251,8 @@ class Background:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._jobs.put(None)
         self._thread.join()
-        self._last_wish()
         if self._error and kind is None:
             raise self._error
-
-    def at_end(self, last_wish: Callable[[], None]) -> None:
-        """What is done after the last job, whatever happened; replaces an earlier one."""
-        self._last_wish = last_wish
 
     def put(self, job: Callable[..., None], *arguments: object) -> float:
         """Queue a job; returns the seconds waited for a place.

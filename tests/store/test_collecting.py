@@ -1,6 +1,7 @@
 """Collecting: what lands on disk is what the model computes, for every row that was planned."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -15,16 +16,17 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook
 from interp.model.loading import load
 from interp.model.weights import fold_layer_norm
+from interp.store.attempts import open_work
 from interp.store.collecting import collect
 from interp.store.commits import read_commit
 from interp.store.durable import LocalFiles
-from interp.store.planned import PlannedStore
 from interp.store.preparing import Ready
 from interp.store.shards import Shard
 from interp.store.spec import read_store
 from interp.store.upkeep import garbage
 from interp.store.writer import Tally
 from tests.comparison import assert_close
+from tests.store.whole_stores import contents, opened
 
 TEXTS = [
     "I love the color black.",
@@ -45,10 +47,6 @@ HOOKS = [
 ]
 ROUNDING_OF_THE_RUN = 1e-4
 """A batched and an unbatched float32 run differ by less."""
-
-
-def opened(path: Path) -> PlannedStore:
-    return PlannedStore.read(LocalFiles(path))
 
 
 def stored(path: Path, hook: str) -> torch.Tensor:
@@ -191,17 +189,6 @@ def stop_after(n_batches: int) -> Callable[[Tally], None]:
             raise Stop
 
     return watch
-
-
-def contents(path: Path) -> dict[str, str]:
-    """Hash of every committed shard, by hook and unit."""
-    store = opened(path)
-    found = {}
-    for unit, group in store.work:
-        commit = read_commit(store.files, unit, group)
-        assert commit is not None
-        found |= {f"{name} {unit}": hook.shard.xxh3 for name, hook in commit.hooks.items()}
-    return found
 
 
 OPTIONS = {
@@ -515,3 +502,24 @@ def test_an_attempt_leaves_nothing_behind_when_it_fails(random_gpt2: HookedGPT2,
     assert len(status.failed) == status.n_planned
     assert not list((tmp_path / "_tmp").iterdir())
     assert not list((tmp_path / "data").rglob("*.safetensors"))
+
+
+def test_a_disk_that_fails_behind_the_model_leaves_no_unit_taken(
+    random_gpt2: HookedGPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    collect(random_gpt2, TEXTS, path=tmp_path, **OPTIONS | {"hooks": "hook_embed"})
+
+    def fail_late(*_: object) -> bool:
+        time.sleep(0.3)  # the model begins another unit meanwhile
+        raise ResourceError("the disk failed")
+
+    monkeypatch.setattr("interp.store.writer.write_commit", fail_late)
+    with pytest.raises(ResourceError, match="the disk failed"):
+        collect(random_gpt2, path=tmp_path, hooks=STREAM)
+    monkeypatch.undo()
+    store = opened(tmp_path)
+    left = open_work(store.files, store.work)
+    assert left.taken == []
+    assert sorted(attempt.number for attempt in left.free)[-2:] == [2, 2]  # both were begun
+    assert len(contents(tmp_path)) == len(store.plan.units)
+    assert collect(random_gpt2, path=tmp_path, hooks=STREAM).is_complete

@@ -19,31 +19,16 @@ import pytest
 from interp.model.gpt2 import HookedGPT2
 from interp.store.attempts import open_work
 from interp.store.collecting import collect
-from interp.store.commits import committed, read_commit
+from interp.store.commits import committed
 from interp.store.durable import LocalFiles
-from interp.store.planned import PlannedStore
 from interp.store.status import status
 from interp.store.upkeep import garbage, verify
 from tests.store import crash_child
+from tests.store.whole_stores import contents, opened
 
 # Children are forked from a server that has one thread and everything imported.
 SERVER = mp.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.store.crash_child"])
-
-
-def opened(path: Path) -> PlannedStore:
-    return PlannedStore.read(LocalFiles(path))
-
-
-def contents(path: Path) -> dict[str, str]:
-    """Hash of every committed shard, by hook and unit."""
-    store = opened(path)
-    found = {}
-    for unit, group in committed(store.files):
-        commit = read_commit(store.files, unit, group)
-        assert commit is not None
-        found |= {f"{name} {unit}": hook.shard.xxh3 for name, hook in commit.hooks.items()}
-    return found
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import interp
-from interp.errors import DamagedStoreError, StoreError
+from interp.errors import DamagedStoreError, ResourceError, StoreError, UnknownOutcomeError
 from interp.model.gpt2 import HookedGPT2
-from interp.store.attempts import open_work
+from interp.store.attempts import failures, open_work
 from interp.store.object_files import ObjectFiles
 from interp.store.planned import PlannedStore
 from interp.store.reader import ActivationStore
@@ -110,3 +110,47 @@ def test_a_forked_process_reads(random_gpt2: HookedGPT2, url: str) -> None:
 def test_there_is_no_store_yet(url: str) -> None:
     with pytest.raises(StoreError, match=f"There is no activation store at {url}"):
         interp.store.open(url)
+
+
+def test_a_commit_that_lands_after_its_answer_was_lost_is_whole(
+    random_gpt2: HookedGPT2, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[tuple[ObjectFiles, str, bytes]] = []
+    write_once = ObjectFiles.write_once
+
+    def lose_the_answer(self: ObjectFiles, path: str, data: bytes) -> bool:
+        if path.startswith("commits/") and not late:
+            late.append((self, path, data))
+            raise UnknownOutcomeError("no answer")
+        return write_once(self, path, data)
+
+    monkeypatch.setattr(ObjectFiles, "write_once", lose_the_answer)
+    with pytest.raises(UnknownOutcomeError, match="no answer"):
+        interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS)
+    write_once(*late[0])
+    store = PlannedStore.read(ObjectFiles(memory))
+    assert verify(store, full=True) == []
+    assert interp.store.collect(random_gpt2, path=memory, hooks=HOOKS).is_complete
+    assert verify(store, full=True) == []
+
+
+def test_storage_that_cannot_be_reached_is_no_fault_of_a_unit(
+    random_gpt2: HookedGPT2, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interp.store.collect(random_gpt2, TEXTS, path=memory, **SETTINGS | {"hooks": "hook_embed"})
+    tokens, seen = PlannedStore.tokens, []
+
+    def unreachable(self: PlannedStore, unit: int) -> object:
+        seen.append(unit)
+        if len(seen) > 1:  # the warm-up reads the first unit's
+            raise ResourceError("no connection")
+        return tokens(self, unit)
+
+    monkeypatch.setattr(PlannedStore, "tokens", unreachable)
+    with pytest.raises(ResourceError, match="no connection"):
+        interp.store.collect(random_gpt2, path=memory, hooks=HOOKS)
+    assert len(seen) == 2
+    monkeypatch.undo()
+    store = PlannedStore.read(ObjectFiles(memory))
+    assert failures(store.files) == {}
+    assert interp.store.collect(random_gpt2, path=memory, hooks=HOOKS).is_complete

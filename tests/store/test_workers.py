@@ -13,7 +13,6 @@ from interp.errors import ResourceError, StoreError
 from interp.model.gpt2 import HookedGPT2
 from interp.store.collecting import collect
 from interp.store.commits import committed
-from interp.store.durable import LocalFiles
 from interp.store.planned import PlannedStore
 from interp.store.ray_runner import run as run_on_ray
 from interp.store.status import status
@@ -22,13 +21,9 @@ from interp.store.workers import run_processes
 from interp.store.writer import Tally
 from tests.store import crash_child
 from tests.store.crash_child import PoisonedModel
-from tests.store.test_crashes import contents
+from tests.store.whole_stores import contents, opened
 
 OPTIONS = crash_child.OPTIONS | {"unit_tokens": 60}
-
-
-def opened(path: Path) -> PlannedStore:
-    return PlannedStore.read(LocalFiles(path))
 
 
 @pytest.fixture(scope="module")
