@@ -65,6 +65,8 @@ def run_processes(
 class Member:
     """A worker process, as the one that started it sees it."""
 
+    number: int
+    """Of its place in the crew, which decides its GPU; a replacement takes the same one."""
     process: BaseProcess
     worker: Worker
     receiver: Connection
@@ -96,7 +98,7 @@ class Crew:
         )
         process.start()
         sender.close()
-        return Member(process, Worker.of(process.pid or 0), receiver, Tally())
+        return Member(number, process, Worker.of(process.pid or 0), receiver, Tally())
 
     def tally(self) -> Tally:
         """The work of all members."""
@@ -132,7 +134,7 @@ class Crew:
         if self.n_idle_deaths >= LIMIT:
             raise StoreError(f"Workers die before they begin ({reason}).")
         if open_work(self.store.files, self.store.work).free:
-            self.members.append(self._hire(len(self.members)))
+            self.members.append(self._hire(member.number))
 
     def stop(self) -> None:
         """End all members; each gives up the unit that it is working on."""
