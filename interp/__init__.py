@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from interp import patching as patching
     from interp import path_patching as path_patching
     from interp import path_tracing as path_tracing
+    from interp import patterns as patterns
     from interp import pictures as pictures
+    from interp import predictions as predictions
     from interp import probes as probes
     from interp import progress as progress
     from interp import prompts as prompts
@@ -94,7 +96,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "patching",
         "path_patching",
         "path_tracing",
+        "patterns",
         "pictures",
+        "predictions",
         "probes",
         "progress",
         "prompts",

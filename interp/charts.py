@@ -7,6 +7,7 @@ symmetric range. Titles say what is shown and in which unit; tooltips give the e
 from collections.abc import Sequence
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Float
@@ -117,7 +118,9 @@ def bars(table: pd.DataFrame, x: str, y: str, title: str) -> alt.Chart:
 
 
 def attention_matrix(
-    pattern: Float[Tensor, "query_pos key_pos"], tokens: Sequence[str], title: str
+    pattern: Float[Tensor, "query_pos key_pos"] | Float[np.ndarray, "query_pos key_pos"],
+    tokens: Sequence[str],
+    title: str,
 ) -> alt.Chart:
     """A head's whole pattern: each row is a query and sums to 1; masked keys are left out."""
     labels = token_labels(tokens)

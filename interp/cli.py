@@ -138,6 +138,23 @@ def demo(
 
 
 @app.command()
+def dashboard(
+    model: Annotated[str, typer.Option(help="What `interp.load` takes.")] = "tiny",
+    port: Annotated[int, typer.Option(help="Or the next free one.")] = 8501,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder under which activation stores are kept.")
+    ] = None,
+) -> None:
+    """Look at heads and ask causal questions in the browser, without writing code."""
+    from dashboards.launch import launch
+
+    def said(url: str) -> None:
+        Console().print(f"The dashboard is at [bold]{url}[/] (Ctrl-C ends it)")
+
+    launch(model, port=port, store=store, said=said)
+
+
+@app.command()
 def models() -> None:
     """What can be loaded, and what is already on this machine."""
     from interp.model.loading import available_models

@@ -76,6 +76,14 @@ class Report:
             pictures.write_whole(folder / name, content)
         return folder / "report.html"
 
+    def html(self, *, command: str) -> str:
+        """The report as one page that works offline.
+
+        Args:
+            command: The command line or call that made the study.
+        """
+        return self._html(self._run_record(command))
+
     def _run_record(self, command: str) -> dict[str, Any]:
         return {
             "title": self.title,

@@ -1,0 +1,1 @@
+"""The dashboard: look at heads and ask causal questions, without writing code."""

@@ -1,0 +1,110 @@
+"""Widgets that show what the session holds, and change it when they are used."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboards import state
+
+MOST_SIDE_BY_SIDE = 4
+"""More choices become a list."""
+
+
+def _shows(key: str, value: Any) -> None:
+    """Let a widget show the value, whatever it showed before."""
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
+def _then(key: str, change: Callable[[Any], None]) -> Callable[[], None]:
+    def used() -> None:
+        if st.session_state[key] is not None:
+            change(st.session_state[key])
+
+    return used
+
+
+def pick(
+    label: str,
+    choices: Sequence[Any],
+    value: Any,
+    change: Callable[[Any], None],
+    *,
+    key: str,
+    named: Callable[[Any], str] = str,
+    help: str | None = None,
+) -> None:
+    """A list to choose from, which can be typed into."""
+    _shows(key, value)
+    st.selectbox(
+        label, choices, key=key, format_func=named, on_change=_then(key, change), help=help
+    )
+
+
+def write(
+    label: str,
+    value: str,
+    change: Callable[[str], None],
+    *,
+    key: str,
+    help: str | None = None,
+    placeholder: str = "",
+) -> None:
+    """One line of text."""
+    _shows(key, value)
+    st.text_input(label, key=key, on_change=_then(key, change), help=help, placeholder=placeholder)
+
+
+def choose(name: str, label: str, choices: Mapping[str, str], *, help: str | None = None) -> str:
+    """A choice, kept as the page's option `name`; returns the chosen one.
+
+    Args:
+        choices: From what is kept to what is shown; the first is the default.
+    """
+    default = next(iter(choices))
+    value = state.option(name, default)
+    value = value if value in choices else default
+    _shows(name, value)
+    change = _then(name, lambda chosen: state.set_option(name, chosen, default))
+    named = choices.__getitem__
+    if len(choices) <= MOST_SIDE_BY_SIDE:
+        st.segmented_control(
+            label, list(choices), key=name, format_func=named, required=True, on_change=change,
+            help=help,
+        )  # fmt: skip
+    else:
+        st.selectbox(label, list(choices), key=name, format_func=named, on_change=change, help=help)
+    return value
+
+
+def switch(name: str, label: str, *, default: bool = False, help: str | None = None) -> bool:
+    """On or off, kept as the page's option `name`."""
+    value = state.option(name, str(int(default))) == "1"
+    _shows(name, value)
+    st.toggle(
+        label,
+        key=name,
+        on_change=_then(name, lambda on: state.set_option(name, str(int(on)), str(int(default)))),
+        help=help,
+    )
+    return value
+
+
+def number(
+    name: str, label: str, *, default: int, lowest: int, highest: int, help: str | None = None
+) -> int:
+    """A whole number, kept as the page's option `name`."""
+    text = state.option(name, str(default))
+    value = int(text) if text.isascii() and text.isdigit() else default
+    value = min(max(value, lowest), highest)
+    _shows(name, value)
+    st.number_input(
+        label,
+        lowest,
+        highest,
+        key=name,
+        on_change=_then(name, lambda n: state.set_option(name, str(int(n)), str(default))),
+        help=help,
+    )
+    return value

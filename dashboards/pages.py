@@ -1,0 +1,42 @@
+"""Every page of the dashboard: where it is, what it is called, and what it is for."""
+
+from typing import NamedTuple
+
+import streamlit as st
+
+
+class PageEntry(NamedTuple):
+    """One page."""
+
+    name: str
+    """Of its file in `views/`, and in the address."""
+    title: str
+    purpose: str
+
+
+SECTIONS = {
+    "Look": (
+        PageEntry("attention", "Attention", "Where every head looks, and whether that matters"),
+    ),
+}
+"""Pages by section of the menu."""
+
+
+def entry(name: str) -> PageEntry:
+    """A page by its name."""
+    return next(page for pages in SECTIONS.values() for page in pages if page.name == name)
+
+
+def file_of(name: str) -> str:
+    """A page's file, from the entry script."""
+    return f"views/{name}.py"
+
+
+def link(name: str, label: str | None = None) -> None:
+    """A link to another page, which keeps the selection."""
+    st.page_link(file_of(name), label=label or entry(name).title)
+
+
+def go_to(name: str) -> None:
+    """Show another page now, with the selection as it is."""
+    st.switch_page(file_of(name))

@@ -1,0 +1,106 @@
+"""What the attention explorer's numbers say."""
+
+import numpy as np
+import pandas as pd
+
+from dashboards.components.prose import code
+from dashboards.focus import Focus
+from interp.patterns import MEASURES
+
+STRONG = 0.3
+"""Weight from which an edge is called strong."""
+SMALL_SHARE = 0.05
+"""Of the metric: an effect below it is called small."""
+
+
+def edge(table: pd.DataFrame, focus: Focus) -> list[str]:
+    """Where the edge is heavy, and where cutting it matters.
+
+    Args:
+        table: As of `measurements.attention.edge_effects`.
+    """
+    query, key = code(focus.pieces[focus.query]), code(focus.pieces[focus.key])
+    heaviest = table.loc[table["weight"].idxmax()]
+    strongest = table.loc[table["effect"].abs().idxmax()]
+    name, other = (f"L{row.layer:.0f}H{row['head']:.0f}" for row in (heaviest, strongest))
+    even = 1 / (focus.query + 1)
+    if heaviest.weight < max(STRONG, 2 * even):
+        first = (
+            f"No head looks hard from {query} to {key}: the most is {heaviest.weight:.3f}, in "
+            f"{name}, and even attention would give {even:.3f}."
+        )
+    else:
+        first = (
+            f"{name} looks hardest from {query} to {key}: weight {heaviest.weight:.3f}, "
+            f"{heaviest.lift:.1f} times even attention, rank {heaviest['rank']:.0f} in its row."
+        )
+    second = (
+        f"Cutting this edge changes the logit difference most in {other}: "
+        f"{strongest.effect:+.2f} logits at weight {strongest.weight:.3f}."
+    )
+    if name == other:
+        second += " Here the heaviest edge is also the one that matters most."
+    else:
+        second += f" The heaviest one, {name}, has {heaviest.effect:+.2f}: weight is not effect."
+    third = (
+        "An effect near zero can also mean that other heads carry the same; the ablation lab cuts "
+        "several at once. Next: swap a word in the patching lab."
+    )
+    return [f"{first} {second}", third]
+
+
+def masked(focus: Focus) -> list[str]:
+    """Why there is nothing to see."""
+    query, key = code(focus.pieces[focus.query]), code(focus.pieces[focus.key])
+    return [
+        f"{query} (position {focus.query}) cannot look at {key} (position {focus.key}): it comes "
+        "later, and the causal mask sets its score to -inf. Choose a key at or before the query."
+    ]
+
+
+def measure(table: pd.DataFrame, name: str) -> list[str]:
+    """The heads at both ends of a measure."""
+    ordered = table.sort_values(name)
+    low, high = (
+        f"L{row.layer:.0f}H{row['head']:.0f}" for _, row in ordered.iloc[[0, -1]].iterrows()
+    )
+    lowest, highest = ordered[name].iloc[0], ordered[name].iloc[-1]
+    return [
+        f"Highest in {high} ({highest:.3f}), lowest in {low} ({lowest:.3f}). Measured: "
+        f"{MEASURES[name]}. This is one prompt; the head page measures a head on many."
+    ]
+
+
+def pattern(weights: np.ndarray, focus: Focus) -> list[str]:
+    """Where the chosen query looks in the chosen head."""
+    row = weights[focus.query, : focus.query + 1]
+    order = np.argsort(row)[::-1][:3]
+    tops = ", ".join(f"{code(focus.pieces[k])} {row[k]:.2f}" for k in order)
+    first = weights[1:, 0].mean() if len(weights) > 1 else 1.0
+    rest = (
+        f" On average {first:.0%} of this head's attention rests on the first token: a place to "
+        "rest when there is nothing to look for, not a sign of meaning."
+        if first > STRONG
+        else ""
+    )
+    return [f"In {focus.name}, {code(focus.pieces[focus.query])} looks most at {tops}.{rest}"]
+
+
+def edges(table: pd.DataFrame, difference: float) -> list[str]:
+    """Whether this head's heavy edges matter for the answer."""
+    if table.empty:
+        return ["This prompt has no such edge."]
+    most = table.loc[table["effect"].abs().idxmax()]
+    heaviest = table.iloc[0]
+    small = abs(most.effect) < SMALL_SHARE * abs(difference)
+    says = (
+        f"none of them moves it by more than {abs(most.effect):.2f}: heavy here does not mean "
+        "needed for this answer"
+        if small
+        else f"the edge from {code(most.query_token)} to {code(most.key_token)} moves it most, by "
+        f"{most.effect:+.2f}"
+    )
+    return [
+        f"Of the logit difference of {difference:+.2f}, {says}. The heaviest edge, "
+        f"{code(heaviest.query_token)} to {code(heaviest.key_token)}, has {heaviest.effect:+.2f}."
+    ]

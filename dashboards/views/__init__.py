@@ -1,0 +1,1 @@
+"""One page per file: it lays out, and computes nothing."""

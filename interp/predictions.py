@@ -1,0 +1,58 @@
+"""What the model says next: the most probable tokens, as is or under an intervention."""
+
+from collections.abc import Sequence
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from interp.model.formula import at_least_float32
+from interp.model.gpt2 import HookedGPT2
+from interp.model.hooks import HookFunction, NamesFilter
+from interp.model.tokens import Prompt
+from interp.results import provenance
+
+
+@torch.no_grad()
+def predictions(
+    model: HookedGPT2,
+    tokens: Prompt,
+    *,
+    n_top: int = 10,
+    fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]] = (),
+) -> xr.Dataset:
+    """The tokens that one prompt most probably goes on with; a classifier's classes.
+
+    Args:
+        n_top: How many; all of a smaller vocabulary.
+        fwd_hooks: Interventions, such as `ablation.zero_heads` or `attention_edges.cut_edges`.
+
+    Returns:
+        `token_id`, `token`, `prob` and `logit` over `rank`, which begins at 1; over
+        (`example`, `rank`) where there are several prompts.
+    """
+    batch = model.as_batch(tokens)
+    logits = model.run_with_hooks(batch, list(fwd_hooks), positions="last")
+    assert isinstance(logits, Tensor)
+    final = at_least_float32(logits[:, 0])
+    top = final.topk(min(n_top, final.shape[-1]), dim=-1)
+    values = {"token_id": top.indices, "logit": top.values}
+    values["prob"] = final.softmax(dim=-1).gather(1, top.indices)
+    names = [[token_name(model, i) for i in row] for row in top.indices.tolist()]
+    dims = ("example", "rank")
+    ds = xr.Dataset(
+        {name: (dims, value.numpy(force=True)) for name, value in values.items()}
+        | {"token": (dims, names)},
+        coords={"rank": range(1, 1 + top.indices.shape[1])},
+        attrs=provenance(model),
+    )
+    return ds.isel(example=0) if len(final) == 1 else ds
+
+
+def token_name(model: HookedGPT2, token_id: int) -> str:
+    """The text of a token; "class 1" of a classifier; the id where there is no tokenizer."""
+    if model.cfg.n_classes is not None:
+        return f"class {token_id}"
+    if model.tokenizer is None or token_id >= len(model.tokenizer):
+        return f"<{token_id}>"
+    return model.tokenizer.piece(token_id)
