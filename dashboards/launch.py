@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dashboards import service
+from dashboards.doorkeeper import OWN_HOSTS, OwnOriginOnly
 from interp.errors import ConfigError, InterpError
 
 HOST = "127.0.0.1"
@@ -17,7 +20,7 @@ N_PORTS = 100
 
 SETTINGS = {
     "server.address": HOST,
-    "server.allowedHosts": ["localhost", HOST],
+    "server.allowedHosts": list(OWN_HOSTS),
     "server.headless": True,
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": False,
@@ -76,4 +79,6 @@ def launch(
     service.begin(model, store.resolve() if store else None).loaded(model)
     chosen = free_port(port)
     said(f"http://{HOST}:{chosen}")
-    st.App(Path(__file__).with_name("app.py")).run(config=SETTINGS | {"server.port": chosen})
+    doors = [Middleware(TrustedHostMiddleware, OWN_HOSTS), Middleware(OwnOriginOnly)]
+    app = st.App(Path(__file__).with_name("app.py"), middleware=doors)
+    app.run(config=SETTINGS | {"server.port": chosen})

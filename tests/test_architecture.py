@@ -218,6 +218,7 @@ ROWS = (
             "dashboards.views",
             "dashboards.views.*",
             "dashboards.app",
+            "dashboards.doorkeeper",
             "dashboards.launch",
             "analyses",
             "analyses._stored",

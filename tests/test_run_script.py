@@ -255,7 +255,7 @@ def test_unknown_command_lists_the_commands(checkout: Path) -> None:
     result = call(checkout, "tests")
     assert result.returncode == 2
     assert result.stderr == (
-        "./run: there is no command 'tests'; there are: demo, test, bench, lint\n"
+        "./run: there is no command 'tests'; there are: demo, dashboard, test, bench, lint\n"
     )
     assert not (checkout / ".venv").exists()
 
