@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboards import state
 from dashboards.model_line import model_line
-from dashboards.pages import SECTIONS, file_of
+from dashboards.pages import FIRST, SECTIONS, entry, file_of
 
 # An icon of a page would become the tab's icon, and be fetched from a server of fonts.
 ICON = Path(__file__).resolve().parent / "components" / "assets" / "icon.svg"
@@ -21,7 +21,7 @@ def main() -> None:
                 file_of(page.name),
                 title=page.title,
                 url_path=page.name,
-                default=page.name == "start",
+                default=page.name == FIRST,
             )
             for page in pages
         ]
@@ -34,7 +34,15 @@ def main() -> None:
         model_line()
     for sentence in problems:
         st.warning(sentence)
+    _heading(page.url_path)
     page.run()
+
+
+def _heading(name: str) -> None:
+    page = entry(name or FIRST)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.markdown(f"#### {page.title}", width="content")
+        st.caption(page.purpose, width="content")
 
 
 main()

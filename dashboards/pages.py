@@ -14,6 +14,8 @@ class PageEntry(NamedTuple):
     purpose: str
 
 
+FIRST = "attention"
+"""The page of the bare address."""
 SECTIONS = {
     "Look": (
         PageEntry("attention", "Attention", "Where every head looks, and whether that matters"),

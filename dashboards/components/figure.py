@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboards import state
+from dashboards.components import prose
 from dashboards.focus import Focus
 from dashboards.snippets import preamble
 from interp import pictures
@@ -69,7 +70,9 @@ def _picture(figure: Figure) -> None:
     if figure.draw is not None:
         figure.draw()
     elif figure.chart is not None:
-        st.altair_chart(figure.chart(), key=f"chart_{figure.name}", alt=figure.title)
+        st.altair_chart(
+            figure.chart(), key=f"chart_{figure.name}", alt=prose.unmarked(figure.title)
+        )
 
 
 def table(figure: Figure) -> None:
@@ -124,7 +127,7 @@ def settings(focus: Focus) -> dict[str, Any]:
 
 def _record(figure: Figure, focus: Focus) -> str:
     record = {
-        "title": figure.title,
+        "title": prose.unmarked(figure.title),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings(focus),
         "code": f"{preamble(focus)}\n{figure.code.strip()}",
@@ -135,6 +138,8 @@ def _record(figure: Figure, focus: Focus) -> str:
 
 def _page(figure: Figure, focus: Focus) -> str:
     charts = (figure.chart(),) if figure.chart is not None else ()
-    section = Section(figure.title, tuple(figure.reading), figure.table, charts)
-    report = Report(figure.title, focus.text, (section,), settings(focus))
+    reading = tuple(map(prose.unmarked, figure.reading))
+    title = prose.unmarked(figure.title)
+    section = Section(title, reading, figure.table, charts)
+    report = Report(title, focus.text, (section,), settings(focus))
     return report.html(command="interp dashboard")

@@ -24,6 +24,11 @@ def code(piece: str) -> str:
     return f"{fence}{room}{shown}{room}{fence}"
 
 
+def unmarked(paragraph: str) -> str:
+    """A paragraph for a file: tokens in quotes instead of code spans."""
+    return re.sub(r"(`+) ?(.+?) ?\1(?!`)", r"“\2”", paragraph)
+
+
 def problem(message: str, *, title: str = "This could not be done.") -> None:
     """A sentence on what went wrong and what to do, with whatever text of the user is in it."""
     st.error(title, icon=":material/error:")
