@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.base_run import BaseRun, Point
-from interp.branches import Component, Outcome, Values, evaluate, grid, together
+from interp.branches import Component, Outcome, Values, check_component, evaluate, grid, together
 from interp.errors import PromptError
 from interp.metrics import Metric
 from interp.model.gpt2 import HookedGPT2
@@ -69,7 +69,7 @@ def sweep(
         raise PromptError(f"of is {of!r}; use 'heads' or 'mlps'.")
     base = BaseRun(model, model.as_batch(tokens), metric)
     point: Point = "z" if of == "heads" else "mlp_out"
-    values = replacements(base, point, kind, reference, seed)
+    values = replacements(model, base.batch, point, kind, reference, seed)
     n_positions = base.batch.tokens.shape[1]
     everywhere = range(n_positions)
     heads = range(model.cfg.n_heads) if of == "heads" else None
@@ -111,10 +111,8 @@ def ablate_together(
         PromptError: as `sweep`; also a component that the model does not have.
     """
     base = BaseRun(model, model.as_batch(tokens), metric)
-    values: dict[Point, Values] = {
-        "z": replacements(base, "z", kind, reference, seed),
-        "mlp_out": replacements(base, "mlp_out", kind, reference, seed),
-    }
+    components = [component for group in groups.values() for component in group]
+    values = _replacements_of(model, base.batch, components, kind, reference, seed)
     places = _places(base.batch, range(base.batch.tokens.shape[1]))
     branches = list(together(model, groups.values(), values, places))
     outcome = evaluate(
@@ -124,13 +122,66 @@ def ablate_together(
     return _dataset(base, {"group": list(groups)}, outcome).assign_attrs(kind=kind, seed=seed)
 
 
+@torch.no_grad()
+def replacing_hooks(
+    model: HookedGPT2,
+    tokens: Prompt,
+    components: Sequence[Component],
+    kind: str,
+    *,
+    reference: Prompt | None = None,
+    seed: int = 0,
+) -> list[tuple[NamesFilter, HookFunction]]:
+    """Forward hooks that ablate components at all positions, for runs of your own on these tokens.
+
+    A run with them is the one that `ablate_together` measures.
+
+    Args:
+        components: As (layer, head) or (layer, "mlp"); the rest as in `sweep`.
+
+    Raises:
+        PromptError: as `ablate_together`.
+    """
+    batch = model.as_batch(tokens)
+    for layer, part in components:
+        check_component(model, layer, part)
+    values = _replacements_of(model, batch, components, kind, reference, seed)
+    return [
+        _putting(layer, part, values["mlp_out" if part == "mlp" else "z"][layer])
+        for layer, part in components
+    ]
+
+
+def _putting(layer: int, part: int | str, values: Tensor) -> tuple[NamesFilter, HookFunction]:
+    """The hook that puts values (`example pos [head] width`) in a component's place."""
+    head = part if isinstance(part, int) else None
+
+    def put(value: Tensor, hook: Hook) -> None:  # noqa: ARG001
+        own = slice(None) if head is None else head
+        value[:, :, own] = values[:, :, own]
+
+    return block_name(layer, "hook_mlp_out" if head is None else "attn.hook_z"), put
+
+
+def _replacements_of(
+    model: HookedGPT2, batch: TokenBatch, components: Sequence[Component], kind: str,
+    reference: Prompt | None, seed: int,
+) -> dict[Point, Values]:  # fmt: skip
+    """What is put at the points that these components write; of none, what z would get."""
+    points: set[Point] = {"mlp_out" if part == "mlp" else "z" for _, part in components}
+    return {
+        point: replacements(model, batch, point, kind, reference, seed) for point in points or {"z"}
+    }
+
+
 def replacements(
-    base: BaseRun, point: str, kind: str, reference: Prompt | None, seed: int
-) -> Values:
-    """What takes the place of a value, at every position of the base run, for each layer."""
+    model: HookedGPT2, tokens: TokenBatch, point: str, kind: str, reference: Prompt | None,
+    seed: int,
+) -> Values:  # fmt: skip
+    """What takes the place of a value, at every position of the tokens, for each layer."""
     if kind not in get_args(Kind):
         raise PromptError(f"There is no ablation {kind!r}; use {', '.join(get_args(Kind))}.")
-    model, shape = base.model, base.batch.tokens.shape
+    shape = tokens.tokens.shape
     if kind == "zero":
         if reference is not None:
             raise PromptError("Zero ablation takes no reference.")
@@ -138,11 +189,11 @@ def replacements(
         width = (cfg.n_heads, cfg.d_head) if point == "z" else (cfg.d_model,)
         nothing = torch.zeros((), dtype=cfg.dtype, device=cfg.device)
         return [nothing.expand(*shape, *width)] * cfg.n_layers
-    batch = base.batch if reference is None else model.as_batch(reference)
+    batch = tokens if reference is None else model.as_batch(reference)
     layers = range(model.cfg.n_layers)
     names = [full_name(point, layer) for layer in layers]
     _, cache = model.run_with_cache(batch, names_filter=names, return_type=None)
-    take = _chosen_rows(kind, base.batch, batch, seed)
+    take = _chosen_rows(kind, tokens, batch, seed)
     return [take(cache[point, layer]) for layer in layers]
 
 

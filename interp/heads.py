@@ -10,6 +10,7 @@ Sources: Olsson et al. 2022, arXiv:2209.11895 (attention); Wang et al. 2022, arX
 
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 import xarray as xr
 from einops import einsum
@@ -19,7 +20,9 @@ from torch import Tensor
 from interp.errors import PromptError
 from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
+from interp.model.hooks import Hook
 from interp.model.token_paths import logit_directions, token_inputs
+from interp.model.tokens import Prompt
 from interp.results import provenance
 
 DEFINITIONS = {
@@ -104,8 +107,13 @@ def scores(
     _, cache = model.run_with_cache(
         tokens, names_filter="blocks.*.attn.hook_pattern", return_type=None
     )
+    n_positions = tokens.shape[1]
+    queries = torch.arange(n_positions - n_tokens, n_positions - 1, device=model.cfg.device)
     layers = range(model.cfg.n_layers)
-    by_layer = [_attention_scores(cache["pattern", layer], n_tokens) for layer in layers]
+    by_layer = [
+        _attention_scores(cache["pattern", layer], queries, queries, queries - n_tokens)
+        for layer in layers
+    ]
     by_kind = {kind: torch.stack([found[kind] for found in by_layer]) for kind in by_layer[0]}
     by_kind["ov_copying"] = _ov_copying(model, _allowed(model, vocabulary), seed)
     return xr.DataArray(
@@ -122,21 +130,113 @@ def scores(
     )
 
 
+@torch.no_grad()
+def scores_on_prompt(model: HookedGPT2, tokens: Prompt) -> xr.DataArray:
+    """The same scores on one prompt as it is, instead of on random tokens shown twice.
+
+    They are means over all queries but the first; duplicate_token and induction, over those whose
+    token occurred before. `ov_copying` is not of a prompt, and left out.
+
+    Returns:
+        Over (`kind`, `layer`, `head`), each in [0, 1]; NaN where the prompt has no such query. The
+        coordinate `n_queries` says how many each kind is a mean of.
+
+    Raises:
+        PromptError: more than one prompt.
+    """
+    batch = model.as_batch(tokens)
+    if len(batch.tokens) != 1:
+        raise PromptError(f"Scores on a prompt are of one, got {len(batch.tokens)}.")
+    ids = batch.tokens[0]
+    first = (ids[:, None] == ids).int().argmax(dim=1)
+    positions = torch.arange(len(ids), device=ids.device)
+    queries, repeated = positions[1:], positions[first < positions]
+    found: list[dict[str, Tensor]] = []
+
+    def measure(pattern: Tensor, hook: Hook) -> None:  # noqa: ARG001
+        found.append(_attention_scores(pattern, queries, repeated, first[repeated]))
+
+    model.run_with_hooks(batch, [("blocks.*.attn.hook_pattern", measure)], return_type=None)
+    kinds = list(found[0])
+    values = torch.stack([torch.stack([layer[kind] for layer in found]) for kind in kinds])
+    of_repeated = ("duplicate_token", "induction")
+    n_queries = [len(repeated if kind in of_repeated else queries) for kind in kinds]
+    return xr.DataArray(
+        values.numpy(force=True),
+        dims=("kind", "layer", "head"),
+        coords={
+            "kind": kinds,
+            "n_queries": ("kind", n_queries),
+            "layer": range(model.cfg.n_layers),
+            "head": range(model.cfg.n_heads),
+        },
+        attrs=provenance(model),
+    )
+
+
+def leading(scores: xr.DataArray, kind: str, n: int | None = None) -> pd.DataFrame:
+    """The heads with the highest scores of a kind: `rank`, `layer`, `head`, `score`.
+
+    Args:
+        scores: As of `scores`.
+        n: How many; by default all that have a score.
+    """
+    table = scores.sel(kind=kind).to_series().dropna().sort_values(ascending=False, kind="stable")
+    ranked = table.rename("score").reset_index().head(n)
+    ranked.insert(0, "rank", ranked["score"].rank(ascending=False, method="min").astype(int))
+    return ranked
+
+
+def passport(scores: xr.DataArray, layer: int, head: int) -> pd.DataFrame:
+    """One head's scores among those of all heads.
+
+    Args:
+        scores: As of `scores` or `scores_on_prompt`.
+
+    Returns:
+        A row for each kind: `kind`, `score`, `rank` (1 = the highest; equal scores share the better
+        rank), `n_heads` ranked, and `highest` and `highest_score` of the head that leads. NaN and
+        an empty name where no head has a score.
+    """
+    rows = []
+    for kind in scores["kind"].values.tolist():
+        ranked = leading(scores, kind)
+        own = ranked[(ranked["layer"] == layer) & (ranked["head"] == head)]
+        best = ranked.head(1)
+        rows.append(
+            {
+                "kind": kind,
+                "score": own["score"].max(),
+                "rank": own["rank"].max(),
+                "n_heads": len(ranked),
+                "highest": "".join(f"L{row.layer}H{row.head}" for row in best.itertuples()),
+                "highest_score": best["score"].max(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def _attention_scores(
-    pattern: Float[Tensor, "batch head query_pos key_pos"], n_tokens: int
+    pattern: Float[Tensor, "batch head query_pos key_pos"],
+    queries: Int[Tensor, " query"],
+    repeated: Int[Tensor, " repeated"],
+    earlier: Int[Tensor, " repeated"],
 ) -> dict[str, Float[Tensor, " head"]]:
-    """The kinds that are read off a layer's attention."""
+    """The kinds that are read off a layer's attention.
+
+    Args:
+        queries: Positions that are measured.
+        repeated: Those of them whose token occurred before, at `earlier`.
+    """
     pattern = at_least_float32(pattern)
-    n_positions = pattern.shape[-1]
-    positions = torch.arange(n_positions, device=pattern.device)
-    queries = positions[n_positions - n_tokens : -1]
+    positions = torch.arange(pattern.shape[-1], device=pattern.device)
     rows = pattern[:, :, queries]
     relative_distance = (queries[:, None] - positions) / queries[:, None]
     relative_entropy = torch.special.entr(rows).sum(dim=-1) / (queries + 1).log()
     by_query = {
         "previous_token": pattern[:, :, queries, queries - 1],
-        "duplicate_token": pattern[:, :, queries, queries - n_tokens],
-        "induction": pattern[:, :, queries, queries - n_tokens + 1],
+        "duplicate_token": pattern[:, :, repeated, earlier],
+        "induction": pattern[:, :, repeated, earlier + 1],
         "first_token": rows[..., 0],
         "entropy": relative_entropy.clamp(max=1),  # rounding can exceed even attention's
         "distance": (rows * relative_distance).sum(dim=-1),

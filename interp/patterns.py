@@ -70,11 +70,7 @@ def of_head(model: HookedGPT2, tokens: Prompt, layer: int, head: int) -> xr.Data
         PromptError: more than one prompt, or no such head.
     """
     batch = _one_prompt(model, tokens)
-    if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
-        raise PromptError(
-            f"There is no head {head} in layer {layer}: layers are 0-{model.cfg.n_layers - 1}, "
-            f"heads 0-{model.cfg.n_heads - 1}."
-        )
+    _check_head(model, layer, head)
     weights = _reduced(model, batch, lambda pattern: pattern[head], layer=layer)[0]
     dims = ("query_pos", "key_pos")
     return _labelled(model, batch, weights, dims, layer=layer, head=head)
@@ -115,6 +111,50 @@ def thumbnails(model: HookedGPT2, tokens: Prompt, *, size: int = 48) -> xr.DataA
         model, batch, lambda pattern: torch.nn.functional.adaptive_max_pool2d(pattern, cells)
     )
     return _labelled(model, batch, weights, ("layer", "head", "row", "column"))
+
+
+@torch.no_grad()
+def overlap(model: HookedGPT2, tokens: Prompt, layer: int, head: int) -> xr.DataArray:
+    """How alike every head looks to one head: the share of attention that goes to the same keys.
+
+    The sum over keys of the smaller of both weights, averaged over all queries but each prompt's
+    first: 1 = the same patterns, 0 = never the same key. Heads that look alike may still write
+    different things.
+
+    Args:
+        tokens: One prompt or several.
+
+    Returns:
+        Over (`layer`, `head`), each in [0, 1]; 1 for the head itself.
+
+    Raises:
+        PromptError: no such head, or only prompts of one token.
+    """
+    batch = model.as_batch(tokens)
+    _check_head(model, layer, head)
+    if int(batch.lengths.max()) < 2:
+        raise PromptError("A prompt of one token has one pattern; give at least two tokens.")
+    own: list[Tensor] = []
+    found: list[Tensor] = []
+
+    def keep(pattern: Tensor, hook: Hook) -> None:  # noqa: ARG001
+        own.append(at_least_float32(pattern[:, [head]]))
+
+    def compare(pattern: Tensor, hook: Hook) -> None:  # noqa: ARG001
+        shared = torch.minimum(at_least_float32(pattern), own[0]).sum(dim=-1)
+        real = batch.attention_mask[:, None, 1:].to(shared)
+        found.append((shared[:, :, 1:] * real).sum(dim=(0, 2)) / real.sum())
+
+    name = PATTERN.replace("*", str(layer))
+    model.run_with_hooks(batch, [(name, keep)], return_type=None, stop_at_layer=layer + 1)
+    model.run_with_hooks(batch, [(PATTERN, compare)], return_type=None)
+    return xr.DataArray(
+        torch.stack(found).clamp(max=1).numpy(force=True),
+        dims=("layer", "head"),
+        coords={"layer": range(model.cfg.n_layers), "head": range(model.cfg.n_heads)},
+        attrs={"of_layer": layer, "of_head": head, **provenance(model)},
+        name="overlap",
+    )
 
 
 @torch.no_grad()
@@ -159,6 +199,14 @@ def _one_prompt(model: HookedGPT2, tokens: Prompt) -> TokenBatch:
     if len(batch.tokens) != 1:
         raise PromptError(f"Patterns are of one prompt, got {len(batch.tokens)}.")
     return batch
+
+
+def _check_head(model: HookedGPT2, layer: int, head: int) -> None:
+    if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
+        raise PromptError(
+            f"There is no head {head} in layer {layer}: layers are 0-{model.cfg.n_layers - 1}, "
+            f"heads 0-{model.cfg.n_heads - 1}."
+        )
 
 
 def _check_position(batch: TokenBatch, position: int, name: str) -> None:

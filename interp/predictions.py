@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
 
+from interp.errors import PromptError
 from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import HookFunction, NamesFilter
@@ -47,6 +49,47 @@ def predictions(
         attrs=provenance(model),
     )
     return ds.isel(example=0) if len(final) == 1 else ds
+
+
+def before_and_after(
+    model: HookedGPT2,
+    tokens: Prompt,
+    fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]],
+    *,
+    n_top: int = 10,
+) -> pd.DataFrame:
+    """How an intervention changes what one prompt goes on with.
+
+    Args:
+        fwd_hooks: The intervention, as in `predictions`.
+
+    Returns:
+        A row for each token among the `n_top` of either run, most probable before first:
+        `token_id`, `token`, `before`, `after` and `change` (probabilities), `rank_before` and
+        `rank_after` (from 1).
+
+    Raises:
+        PromptError: more than one prompt.
+    """
+    batch = model.as_batch(tokens)
+    if len(batch.tokens) != 1:
+        raise PromptError(f"Predictions are compared for one prompt, got {len(batch.tokens)}.")
+    runs = [
+        predictions(model, batch, n_top=model.cfg.d_vocab_out, fwd_hooks=hooks)
+        for hooks in ((), fwd_hooks)
+    ]
+    before, after = (
+        run[["token_id", "token", "prob"]].to_dataframe().reset_index().set_index("token_id")
+        for run in runs
+    )
+    chosen = list(dict.fromkeys([*before.index[:n_top], *after.index[:n_top]]))
+    table = before.loc[chosen].rename(columns={"prob": "before", "rank": "rank_before"})
+    later = after.loc[chosen]
+    table = table.assign(
+        after=later["prob"], change=later["prob"] - table["before"], rank_after=later["rank"]
+    )
+    columns = ["token_id", "token", "before", "after", "change", "rank_before", "rank_after"]
+    return table.sort_values("rank_before").reset_index()[columns]
 
 
 def token_name(model: HookedGPT2, token_id: int) -> str:

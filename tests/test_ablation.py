@@ -150,3 +150,29 @@ def test_what_cannot_be_ablated_is_an_error(
 ) -> None:
     with pytest.raises(PromptError, match=message):
         ablation.sweep(random_gpt2, texts, metrics.logit(5), **options)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "positional mean", "resample"])
+def test_runs_of_ones_own_are_those_that_are_measured(random_gpt2: HookedGPT2, kind: str) -> None:
+    metric = metrics.logit_diff([5], [9])
+    options = {"reference": None if kind == "zero" else [*REFERENCE, TEXTS[0] * 2], "seed": 1}
+    chosen = [(0, 1), (1, "mlp"), (1, 0), (2, "mlp"), (2, 3)]
+    measured = ablation.ablate_together(
+        random_gpt2, TEXTS, {"chosen": chosen}, metric, kind, **options
+    )
+    hooks = ablation.replacing_hooks(random_gpt2, TEXTS, chosen, kind, **options)
+    own = metric(random_gpt2.run_with_hooks(TEXTS, hooks, positions="last"))
+    assert (torch.tensor(measured["ablated"].sel(group="chosen").values) - own).abs().max() < (
+        TOLERANCE
+    )
+    assert (own - metric(random_gpt2(TEXTS, positions="last"))).abs().max() > 100 * TOLERANCE
+
+
+def test_hooks_of_no_component_change_nothing_and_unknown_ones_are_an_error(
+    random_gpt2: HookedGPT2,
+) -> None:
+    assert ablation.replacing_hooks(random_gpt2, TEXTS, [], "zero") == []
+    with pytest.raises(PromptError, match="is no head or MLP of this model"):
+        ablation.replacing_hooks(random_gpt2, TEXTS, [(0, 9)], "zero")
+    with pytest.raises(PromptError, match="no ablation 'half'"):
+        ablation.replacing_hooks(random_gpt2, TEXTS, [(0, 1)], "half")

@@ -98,6 +98,7 @@ ROWS = (
             "interp.prompts.years",
             "interp.prompts.studies",
             "interp.prompts.exchanges",
+            "interp.prompts.references",
             "interp.prompts",
         ),
         shared=("*",),
@@ -126,7 +127,9 @@ ROWS = (
     Row(
         modules=(
             "interp.agreement",
+            "interp.edge_tests",
             "interp.effects",
+            "interp.residual_stream",
             "interp.causal_facts",
             "interp.published.facts",
             "interp.published.single_prompts",

@@ -146,3 +146,66 @@ def test_a_sequence_that_does_not_fit_is_refused(random_gpt2):
 def test_a_vocabulary_without_any_token_but_bos_is_refused(random_gpt2):
     with pytest.raises(PromptError, match="no token besides BOS"):
         heads.repeated_tokens(random_gpt2, [0], n_tokens=4)
+
+
+def test_scores_on_a_prompt_are_means_over_its_own_queries(random_gpt2):
+    ids = [0, 5, 7, 5, 9, 7, 7]
+    pattern = random_gpt2.run_with_cache([ids])[1]["pattern", 1][0, 2].numpy()
+    found = heads.scores_on_prompt(random_gpt2, [ids]).sel(layer=1, head=2)
+    repeated = {3: 1, 5: 2, 6: 2}  # query: the first occurrence of its token
+    expected = {
+        "previous_token": np.mean([pattern[q, q - 1] for q in range(1, 7)]),
+        "duplicate_token": np.mean([pattern[q, k] for q, k in repeated.items()]),
+        "induction": np.mean([pattern[q, k + 1] for q, k in repeated.items()]),
+        "first_token": pattern[1:, 0].mean(),
+        "entropy": np.mean(
+            [-(pattern[q, : q + 1] * np.log(pattern[q, : q + 1])).sum() / np.log(q + 1)
+             for q in range(1, 7)]
+        ),
+        "distance": np.mean([pattern[q] @ (q - np.arange(7)) / q for q in range(1, 7)]),
+    }  # fmt: skip
+    for kind, value in expected.items():
+        assert float(found.sel(kind=kind)) == pytest.approx(value, abs=1e-5)
+    assert found["n_queries"].to_series().to_dict() == {
+        "previous_token": 6, "duplicate_token": 3, "induction": 3, "first_token": 6,
+        "entropy": 6, "distance": 6,
+    }  # fmt: skip
+
+
+def test_a_prompt_without_repetition_has_no_score_of_it(random_gpt2):
+    found = heads.scores_on_prompt(random_gpt2, [[0, 5, 7]]).sel(layer=0, head=0)
+    assert np.isnan(found.sel(kind=["duplicate_token", "induction"])).all()
+    assert np.isfinite(found.sel(kind=["previous_token", "first_token"])).all()
+    assert np.isnan(heads.scores_on_prompt(random_gpt2, [[5]])).all()
+    with pytest.raises(PromptError, match="got 2"):
+        heads.scores_on_prompt(random_gpt2, [[1, 2], [3, 4]])
+
+
+def test_heads_are_ranked_by_a_score_and_a_passport_holds_the_ranks(random_gpt2):
+    scores = heads.scores(random_gpt2, **SIZES)
+    table = heads.leading(scores, "induction")
+    values = scores.sel(kind="induction").values
+    assert len(table) == values.size
+    assert table["score"].tolist() == sorted(values.flatten().tolist(), reverse=True)
+    assert table["rank"].tolist() == list(range(1, 1 + values.size))
+    third = table.iloc[2]
+    assert values[int(third["layer"]), int(third["head"])] == pytest.approx(third["score"])
+    assert len(heads.leading(scores, "induction", 4)) == 4
+
+    own = heads.passport(scores, int(third["layer"]), int(third["head"])).set_index("kind")
+    assert list(own.index) == list(heads.KINDS)
+    assert own.loc["induction", ["rank", "n_heads"]].tolist() == [3, values.size]
+    assert own.loc["induction", "score"] == pytest.approx(third["score"])
+    best = table.iloc[0]
+    assert own.loc["induction", "highest"] == f"L{best['layer']:.0f}H{best['head']:.0f}"
+    assert own.loc["induction", "highest_score"] == pytest.approx(values.max())
+
+
+def test_equal_scores_share_a_rank_and_a_missing_score_has_none(random_gpt2):
+    scores = heads.scores_on_prompt(random_gpt2, [[0, 5, 7]])
+    scores.loc[{"kind": "first_token"}] = 0.5
+    assert set(heads.leading(scores, "first_token")["rank"]) == {1}
+    own = heads.passport(scores, 0, 1).set_index("kind")
+    assert own.loc["first_token", "rank"] == 1
+    assert np.isnan(own.loc["induction", ["score", "rank", "highest_score"]].astype(float)).all()
+    assert own.loc["induction", ["n_heads", "highest"]].tolist() == [0, ""]

@@ -4,6 +4,7 @@ Every set is made for one model: its answers are single tokens there, its pairs 
 token, and for the embedded model every word is one that it learned.
 """
 
+from interp.prompts.exchanges import colour_swapped as colour_swapped
 from interp.prompts.exchanges import other_words as other_words
 from interp.prompts.exchanges import question_exchanged as question_exchanged
 from interp.prompts.exchanges import things_exchanged as things_exchanged
@@ -13,6 +14,8 @@ from interp.prompts.prompt_pairs import PromptPair as PromptPair
 from interp.prompts.prompt_pairs import PromptPairs as PromptPairs
 from interp.prompts.prompt_pairs import check as check
 from interp.prompts.prompt_pairs import unknown_words as unknown_words
+from interp.prompts.references import other_sentences as other_sentences
+from interp.prompts.references import shuffled as shuffled
 from interp.prompts.studies import colour_binding as colour_binding
 from interp.prompts.studies import gendered_pronoun as gendered_pronoun
 from interp.prompts.studies import induction as induction
