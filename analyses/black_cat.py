@@ -17,31 +17,22 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import pandas as pd
-import torch
 import xarray as xr
-from torch import Tensor
 from typer import Option
 
 import interp
-from interp import attention, attention_edges, charts
+from interp import attention, charts, edge_tests
+from interp.edge_tests import ALL_HEADS, CONTROL, ONE_HEAD, answer_ids
 from interp.errors import PromptError
-from interp.metrics import Metric, logit_diff, prob
+from interp.metrics import Metric, logit_diff
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import visible
 from interp.model.weights import model_hash
 from interp.progress import Progress, no_progress
 from interp.report import Report, Section
-from interp.statistics import Interval, bootstrap_mean
 from interp.tiny.language import WORDS, Example, held_out_examples
 
 SENTENCE = "I love the color black, I hope someday to have a cat like that."
-BATCH = 50
-"""Generated sentences per forward pass."""
-NIL = 0.05
-"""An effect below this share of the answer's logit difference is called nil."""
-AS_IS, ONE_HEAD, ALL_HEADS = "as is", "edge cut in this head", "edge cut in all heads"
-SWAPPED, CONTROL = "colour swapped", "control edge cut"
-CONDITIONS = (AS_IS, ONE_HEAD, ALL_HEADS, SWAPPED, CONTROL)
 
 
 def run(
@@ -74,14 +65,17 @@ def run(
         hooked, prompt, query_pos, key_pos, answer_metric(hooked, [asked])
     )
     layer, head = strongest_head(heads)
-    outcomes, control = measure(hooked, [asked], [query_pos], [key_pos], layer, head)
+    outcomes = edge_tests.outcomes(
+        hooked, prompt, (layer, head, query_pos, key_pos), *answer_ids(hooked, [asked]),
+        swapped=swapped_text,
+    )  # fmt: skip
     steps = attention.explain(hooked, text, layer, head, query_pos, key_pos)
     sections = [
         token_section(hooked, text),
         heads_section(heads, query, key, layer, head),
         product_section(steps, layer, head, query, key),
         formula_section(hooked, text, steps, query_pos, key_pos),
-        claim_section(hooked, asked, outcomes, control),
+        claim_section(hooked, asked, outcomes),
     ]
     if sentences:
         examples = held_out_examples("colour_binding_1", sentences, seed)
@@ -101,12 +95,6 @@ def another_colour(model: HookedGPT2, text: str, key: str) -> str:
     return next(colour for colour in unused if len(model.to_str_tokens(f" {colour}", False)) == 1)
 
 
-def answer_ids(model: HookedGPT2, examples: Sequence[Example]) -> tuple[list[int], list[int]]:
-    """Token ids of answers and wrong answers."""
-    answers = [model.to_single_token(example.answer) for example in examples]
-    return answers, [model.to_single_token(example.wrong) for example in examples]
-
-
 def answer_metric(model: HookedGPT2, examples: Sequence[Example]) -> Metric:
     """logit(answer) - logit(wrong answer)."""
     return logit_diff(*answer_ids(model, examples))
@@ -116,40 +104,6 @@ def strongest_head(heads: xr.Dataset) -> tuple[int, int]:
     """The head whose edge, when cut, lowers the metric most."""
     lowest = heads["effect"].isel(example=0).argmin(dim=("layer", "head"))
     return int(lowest["layer"]), int(lowest["head"])
-
-
-@torch.no_grad()
-def measure(
-    model: HookedGPT2,
-    examples: Sequence[Example],
-    query_pos: Sequence[int],
-    key_pos: Sequence[int],
-    layer: int,
-    head: int,
-) -> tuple[pd.DataFrame, xr.Dataset]:
-    """Answer's probability and logit difference in each condition, and the control edges used."""
-    answers, wrong = answer_ids(model, examples)
-    probability, difference = prob(answers), logit_diff(answers, wrong)
-    prompts = [example.text for example in examples]
-    control = attention_edges.control_edges(model, prompts, layer, head, query_pos, key_pos)
-    places = tuple(control[x].values.tolist() for x in ("layer", "head", "query", "key"))
-    edges = {
-        AS_IS: [],
-        ONE_HEAD: [(layer, head, query_pos, key_pos)],
-        ALL_HEADS: [(None, None, query_pos, key_pos)],
-        SWAPPED: [],
-        CONTROL: [places],
-    }
-    rows = []
-    for condition in CONDITIONS:
-        texts = [e.swapped_text for e in examples] if condition == SWAPPED else prompts
-        hooks = attention_edges.cut_edges(edges[condition])
-        logits = model.run_with_hooks(texts, hooks, positions="last")
-        assert isinstance(logits, Tensor)
-        measured = zip(probability(logits).tolist(), difference(logits).tolist(), strict=True)
-        rows += [(condition, index, *numbers) for index, numbers in enumerate(measured)]
-    table = pd.DataFrame(rows, columns=["condition", "example", "probability", "logit_diff"])
-    return table, control
 
 
 def token_section(model: HookedGPT2, text: str) -> Section:
@@ -256,23 +210,22 @@ def formula_section(
 def claim_section(
     model: HookedGPT2,
     asked: Example,
-    outcomes: pd.DataFrame,
-    control: xr.Dataset,
+    outcomes: xr.Dataset,
 ) -> Section:
     """The answer with and without the edge, on the one sentence."""
-    table = outcomes.drop(columns="example")
+    first = outcomes.isel(example=0)
+    table = first[["probability", "logit_diff"]].to_dataframe().reset_index()
     table["effect"] = table["logit_diff"] - table["logit_diff"][0]
     by_condition = table.set_index("condition")
     tokens = [visible(token) for token in model.to_str_tokens(asked.text)]
-    first = control.isel(example=0)
     reading = [
         f"Question: “{asked.text}” Probability of “{asked.answer.strip()}” and "
         f"logit({asked.answer.strip()}) - logit({asked.wrong.strip()}), in logits.",
         "The control edge is the one of nearest weight, in any head, that touches neither word nor "
-        f"the last position: L{int(first['layer'])}H{int(first['head'])}, "
-        f"{tokens[int(first['query'])]!r} to {tokens[int(first['key'])]!r}, weight "
-        f"{float(first.weight):.3f} against {float(first.original_weight):.3f}.",
-        verdict(by_condition["logit_diff"].to_dict()),
+        f"the last position: L{int(first.control_layer)}H{int(first.control_head)}, "
+        f"{tokens[int(first.control_query)]!r} to {tokens[int(first.control_key)]!r}, weight "
+        f"{float(first.control_weight):.3f} against {float(first.original_weight):.3f}.",
+        edge_tests.verdict(by_condition["logit_diff"].to_dict()),
     ]
     chart_rows = table.rename(columns={"logit_diff": "mean"}).assign(
         low=table["logit_diff"], high=table["logit_diff"]
@@ -281,85 +234,27 @@ def claim_section(
     return Section("Does it matter for this sentence?", tuple(reading), table, (picture,))
 
 
-def verdict(difference: dict[str, float]) -> str:
-    """One sentence on what the numbers show; honest when the claim fails."""
-    base = difference[AS_IS]
-    if base <= 0:
-        return (
-            f"As it is, the model does not prefer the answer (logit difference {base:+.2f}), so "
-            "there is nothing here that the edge could be responsible for."
-        )
-    lost = {c: (base - difference[c]) / base for c in (ONE_HEAD, ALL_HEADS, CONTROL)}
-    if lost[ALL_HEADS] < NIL:
-        return (
-            f"The weight may be high, but the effect is nil: without this edge in any head the "
-            f"logit difference changes by {-lost[ALL_HEADS]:+.1%}. The claim fails here."
-        )
-    one = f"cutting it in this head alone takes {lost[ONE_HEAD]:.0%}"
-    if lost[ONE_HEAD] < NIL:
-        one += " (other heads carry the same information)"
-    control = f"the control edge of similar weight takes {lost[CONTROL]:.0%}"
-    swapped = "turns" if difference[SWAPPED] < 0 else "does not turn"
-    return (
-        f"The edge matters: cutting it in all heads takes {lost[ALL_HEADS]:.0%} of the logit "
-        f"difference, {one}, {control}. Swapping the colour {swapped} the answer."
-    )
-
-
 def general_section(
     model: HookedGPT2, examples: Sequence[Example], layer: int, head: int, seed: int,
     progress: Progress,
 ) -> Section:  # fmt: skip
     """The same over sentences that had no part in choosing the head."""
-    parts = []
-    batches = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
-    for index, batch in enumerate(progress(batches, f"{len(examples)} generated sentences")):
-        queries = [model.find_word(e.text, e.query_word, occurrence=0) for e in batch]
-        keys = [model.find_word(e.text, e.key_word, occurrence=0) for e in batch]
-        table, _ = measure(model, batch, queries, keys, layer, head)
-        parts.append(table.assign(example=table["example"] + index * BATCH))
-    outcomes = pd.concat(parts, ignore_index=True)
-    table = pd.DataFrame(
-        interval_row(outcomes, condition, column, seed)
-        for column in ("logit_diff", "probability")
-        for condition in CONDITIONS
+    found = edge_tests.over_examples(model, examples, layer, head, progress=progress)
+    table = edge_tests.summary(found, seed=seed)
+    effect, everywhere, control = (
+        edge_tests.effect(found, condition, seed=seed)
+        for condition in (ONE_HEAD, ALL_HEADS, CONTROL)
     )
-    effect = effects(outcomes, ONE_HEAD, seed)
-    everywhere, control = effects(outcomes, ALL_HEADS, seed), effects(outcomes, CONTROL, seed)
     reading = (
         f"{len(examples)} sentences in several phrasings, with colours and things that training "
         f"never combined; head L{layer}H{head} was chosen on the sentence above, not on these. "
         "Mean and bootstrap 95 % interval over sentences.",
         f"Mean effect on the logit difference: edge cut in this head {effect}, in all heads "
         f"{everywhere}, control edge {control}.",
-        general_verdict(effect, everywhere, control),
+        edge_tests.general_verdict(effect, everywhere, control),
     )
     in_logits = table[table["measure"] == "logit_diff"]
     picture = charts.intervals(
         in_logits, f"Mean over {len(examples)} sentences, 95 % interval", "logit difference"
     )
     return Section("Does it hold in general?", reading, table, (picture,))
-
-
-def interval_row(outcomes: pd.DataFrame, condition: str, column: str, seed: int) -> dict:
-    """Mean and interval of one measure in one condition."""
-    values = outcomes.loc[outcomes["condition"] == condition, column]
-    return {"measure": column, "condition": condition} | bootstrap_mean(values, seed=seed)._asdict()
-
-
-def effects(outcomes: pd.DataFrame, condition: str, seed: int) -> Interval:
-    """Mean change of the logit difference from the unedited run, paired by sentence."""
-    wide = outcomes.pivot(index="example", columns="condition", values="logit_diff")
-    return bootstrap_mean(wide[condition] - wide[AS_IS], seed=seed)
-
-
-def general_verdict(effect: Interval, everywhere: Interval, control: Interval) -> str:
-    """Whether the interval of the effect keeps clear of zero and of the control's."""
-    if effect.high < min(0, control.low):
-        return "The effect of this head's edge is below zero and below the control's: it holds."
-    if everywhere.high < min(0, control.low):
-        return (
-            "In this head alone the edge is not clearly needed, but all heads together are: the "
-            "information also travels through other heads."
-        )
-    return "The interval does not separate the edge from the control: one sentence is not enough."

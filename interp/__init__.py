@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from interp import charts as charts
     from interp import continuation as continuation
     from interp import derivatives as derivatives
+    from interp import edge_tests as edge_tests
     from interp import effects as effects
     from interp import errors as errors
     from interp import features as features
@@ -79,6 +80,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "charts",
         "continuation",
         "derivatives",
+        "edge_tests",
         "effects",
         "errors",
         "features",

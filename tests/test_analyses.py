@@ -55,7 +55,7 @@ def test_cutting_the_edge_matters_and_the_control_does_not(report):
     intact = outcome.loc["as is"]
     assert intact.probability > 0.95
     assert outcome.loc["edge cut in all heads"].logit_diff < 0.7 * intact.logit_diff
-    assert outcome.loc["colour swapped"].logit_diff < 0
+    assert outcome.loc["word swapped"].logit_diff < 0
     assert outcome.loc["control edge cut"].logit_diff > 0.9 * intact.logit_diff
 
 
@@ -75,7 +75,7 @@ def test_over_many_sentences_the_interval_keeps_clear_of_the_control(report):
     table = section(report, "Does it hold in general?").table
     table = table[table["measure"] == "logit_diff"].set_index("condition")
     assert table.loc["edge cut in this head", "high"] < table.loc["control edge cut", "low"]
-    assert table.loc["colour swapped", "high"] < 0
+    assert table.loc["word swapped", "high"] < 0
 
 
 def test_the_same_seed_gives_the_same_tables():
@@ -95,21 +95,6 @@ def test_a_word_that_repeats_can_be_told_apart():
     assert report.settings["query"] == "cat"
     with pytest.raises(PromptError, match="appears 2 times"):
         black_cat.run(text, sentences=0)
-
-
-@pytest.mark.parametrize(
-    ("difference", "expected"),
-    [
-        ((5.0, 4.9, 4.9, -5.0, 4.9), "the effect is nil"),
-        ((-1.0, -1.0, -1.0, 1.0, -1.0), "does not prefer the answer"),
-        ((5.0, 1.0, 0.5, -5.0, 4.9), "The edge matters"),
-        ((5.0, 4.9, 0.5, -5.0, 4.9), "other heads carry the same information"),
-        ((5.0, 1.0, 0.5, 2.0, 4.9), "does not turn the answer"),
-    ],
-)
-def test_the_verdict_follows_the_numbers(difference, expected):
-    numbers = dict(zip(black_cat.CONDITIONS, difference, strict=True))
-    assert expected in black_cat.verdict(numbers)
 
 
 @pytest.mark.parametrize(
