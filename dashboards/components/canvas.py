@@ -61,6 +61,7 @@ def grid(
     unit: str = "",
     words: Sequence[Sequence[str]] | None = None,
     marked: tuple[int, int] | None = None,
+    chosen: Sequence[tuple[int, int]] = (),
     on_pick: OnPick | None = None,
 ) -> None:
     """A heat map; NaN is an empty cell.
@@ -70,7 +71,8 @@ def grid(
         limit: End of the colour range; by default the largest size of a value.
         unit: Of the values.
         words: A word to write in each cell.
-        marked: Row and column with an outline.
+        marked: Row and column with an outline, and their labels in bold.
+        chosen: More cells with an outline, each with a cross through it.
         on_pick: Makes cells clickable.
     """
     finite = np.abs(values[np.isfinite(values)])
@@ -86,6 +88,7 @@ def grid(
         "unit": unit,
         "words": words,
         "marked": marked,
+        "chosen": list(chosen),
         "pickable": on_pick is not None,
         "label": label,
         "cell": WORD_CELL if words else CELL,

@@ -9,6 +9,8 @@ from dashboards import state
 
 MOST_SIDE_BY_SIDE = 4
 """More choices become a list."""
+NONE = "none"
+"""The option of a choice of several, when nobody wants any."""
 
 
 def _shows(key: str, value: Any) -> None:
@@ -76,6 +78,27 @@ def choose(name: str, label: str, choices: Mapping[str, str], *, help: str | Non
     else:
         st.selectbox(label, list(choices), key=name, format_func=named, on_change=change, help=help)
     return value
+
+
+def several(
+    name: str, label: str, choices: Sequence[str], default: Sequence[str], *,
+    help: str | None = None,
+) -> list[str]:  # fmt: skip
+    """Any number of choices, kept as the page's option `name`; returns them in their order."""
+    text = state.option(name, "")
+    kept = [part for part in text.split(",") if part in choices]
+    value = [choice for choice in choices if choice in (kept if text else default)]
+    _shows(name, value)
+    st.multiselect(
+        label, choices, key=name, on_change=_then(name, lambda new: set_several(name, new)),
+        help=help,
+    )  # fmt: skip
+    return value
+
+
+def set_several(name: str, chosen: Sequence[str]) -> None:
+    """Change what `several` shows; `NONE` is kept where nothing is chosen."""
+    state.set_option(name, ",".join(chosen) or NONE, "")
 
 
 def switch(name: str, label: str, *, default: bool = False, help: str | None = None) -> bool:

@@ -136,6 +136,23 @@ class Grid extends Picture {
       context.strokeRect(this.x(column) - 0.5, this.y(row) - 0.5, this.cell, this.high);
       context.restore();
     };
+    const cross = ([row, column]) => {
+      const [x, y] = [this.x(column), this.y(row)];
+      context.save();
+      const colour = colourOf(this.value(row, column), this.data.limit, this.data.scheme);
+      context.strokeStyle = readableOn(colour);
+      context.beginPath();
+      context.moveTo(x + 4, y + 4);
+      context.lineTo(x + this.cell - 5, y + this.high - 5);
+      context.moveTo(x + this.cell - 5, y + 4);
+      context.lineTo(x + 4, y + this.high - 5);
+      context.stroke();
+      context.restore();
+    };
+    this.data.chosen.forEach((cell) => {
+      cross(cell);
+      outline(cell, this.accent, []);
+    });
     if (this.data.marked) outline(this.data.marked, this.accent, []);
     if (this.cursor) outline(this.cursor, this.ink, [3, 2]);
   }
@@ -181,7 +198,8 @@ class Grid extends Picture {
     const { rows, columns, row_title, column_title, words, unit } = this.data;
     const word = words ? `${words[row][column]}  ` : "";
     const place = `${row_title} ${rows[row]}, ${column_title} ${columns[column]}`.trim();
-    return `${place}: ${word}${shown(this.value(row, column))} ${unit}`.trim();
+    const chosen = this.data.chosen.some(([r, c]) => r === row && c === column) ? "  chosen" : "";
+    return `${place}: ${word}${shown(this.value(row, column))} ${unit}`.trim() + chosen;
   }
 
   point(cell, event = null) {
