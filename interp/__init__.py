@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from interp import prompts as prompts
     from interp import published as published
     from interp import report as report
+    from interp import residual_stream as residual_stream
     from interp import results as results
     from interp import sites as sites
     from interp import sparse_autoencoder as sparse_autoencoder
@@ -106,6 +107,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "prompts",
         "published",
         "report",
+        "residual_stream",
         "results",
         "sites",
         "sparse_autoencoder",

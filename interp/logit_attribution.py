@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import pandas as pd
 import torch
 import xarray as xr
 from einops import einsum, rearrange
@@ -113,26 +114,68 @@ def neurons(
         metric, cache: As in `decompose`.
 
     Returns:
-        Over (`layer`, `neuron`, `example`), in the metric's unit; the neurons of a layer sum to its
-        "MLP" component in `decompose`.
+        Over (`layer`, `neuron`, `example`), in the metric's unit, with the coordinate `activation`
+        (after the activation function, at the position that is read); the neurons of a layer sum to
+        its "MLP" component in `decompose`.
 
     Raises:
         PromptError, UnknownHookError: as in `decompose`.
     """
     reading = Reading.of(model, tokens, metric)
     reading.run(["blocks.*.mlp.hook_post"], cache=cache)
-    layers = []
-    for layer, block in enumerate(model.blocks):
-        post = reading.rows[block_name(layer, "mlp.hook_post")]
-        parts = post * reading.along(block.mlp.W_out) / reading.scale[:, None]
-        layers.append(rearrange(parts, "example neuron -> neuron example"))
+    dims = ("layer", "neuron", "example")
+    posts = [
+        reading.rows[block_name(layer, "mlp.hook_post")] for layer in range(model.cfg.n_layers)
+    ]
+    parts = [
+        post * reading.along(block.mlp.W_out) / reading.scale[:, None]
+        for post, block in zip(posts, model.blocks, strict=True)
+    ]
+    contribution, activation = (
+        rearrange(layers, "layer example neuron -> layer neuron example").numpy(force=True)
+        for layers in (parts, posts)
+    )
     return xr.DataArray(
-        torch.stack(layers).numpy(force=True),
-        dims=("layer", "neuron", "example"),
-        coords={"layer": range(model.cfg.n_layers), "read": ("example", reading.position.cpu())},
+        contribution,
+        dims=dims,
+        coords={
+            "layer": range(model.cfg.n_layers),
+            "neuron": range(model.cfg.d_mlp),
+            "activation": (dims, activation),
+            "read": ("example", reading.position.cpu()),
+        },
         attrs=reading.attrs(),
         name="contribution",
     )
+
+
+def both_ends(contributions: pd.Series, n: int) -> pd.Series:
+    """The `n` largest and the `n` smallest numbers, largest first; all where they overlap."""
+    ordered = contributions.sort_values(ascending=False, kind="stable")
+    return pd.concat([ordered.iloc[:n], ordered.iloc[max(n, len(ordered) - n) :]])
+
+
+def by_part(da: xr.DataArray) -> xr.DataArray:
+    """A decomposition in few parts, in the order of the model, with the same sum.
+
+    Args:
+        da: As of `decompose`.
+
+    Returns:
+        The same with `part` in place of `component`: "embed", "pos_embed", "L0 heads", "L0 MLP" and
+        so on; "attention biases" and "MLP biases" of all layers; the final biases; "residue".
+    """
+    biases = {"attn_bias": "attention biases", "mlp_bias": "MLP biases"}
+    columns = (da[name].values.tolist() for name in ("component", "kind", "layer"))
+    members: dict[str, list[str]] = {}
+    for component, kind, layer in zip(*columns, strict=True):
+        part = f"L{layer} heads" if kind == "head" else biases.get(kind, str(component))
+        members.setdefault(part, []).append(component)
+    last = [name for name in members if name in biases.values()]
+    last += da["component"].values[-3:].tolist()
+    order = [name for name in members if name not in last] + last
+    sums = [da.sel(component=members[name]).sum("component", keep_attrs=True) for name in order]
+    return xr.concat(sums, dim="part").assign_coords(part=order)
 
 
 @dataclass(frozen=True)

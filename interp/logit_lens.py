@@ -67,9 +67,7 @@ def logit_lens(
             outside the prompt; `n_top` out of range.
     """
     rows = Rows.of(model, tokens, positions)
-    blocks = range(model.cfg.n_layers)
-    places = [(0, "pre")] + [(block, site) for block in blocks for site in ("mid", "post")]
-    streams = rows.run([block_name(block, f"hook_resid_{site}") for block, site in places])
+    streams = rows.streams()
     answer = rows.answers(answers, streams[-1])
 
     def describe(chunk: slice) -> Iterator[Described]:
@@ -79,12 +77,7 @@ def logit_lens(
             kl = (final.exp() * (final - logprobs)).sum(dim=-1)
             yield _ranked(logprobs.exp(), answer[chunk], n_top, "prob") | {"kl": kl}
 
-    coords = {
-        "layer": [f"L{block} {site}" for block, site in places],
-        "site": ("layer", [f"resid_{site}" for _, site in places]),
-        "block": ("layer", [block for block, _ in places]),
-    }
-    return rows.dataset("layer", coords, answer, describe)
+    return rows.dataset("layer", depths(model), answer, describe)
 
 
 @torch.no_grad()
@@ -106,10 +99,12 @@ def component_lens(
 
     Returns:
         Over (`component`, `pos`, `example`): `answer_logit` and `answer_rank` (1 is highest). With
-        `rank` (1 to `n_top`) besides: `token`, `token_id` and `logit`. Components are "embed",
-        "pos_embed", "L0 attn_out", "L0 mlp_out" and so on, each with its biases, and "final bias",
-        the final LayerNorm's and the unembedding's. Their logits of a token sum to its final logit
-        minus the mean over the vocabulary. Beyond a prompt: NaN, "", id -1.
+        `rank` (1 to `n_top`) besides: `token`, `token_id` and `logit` of the tokens promoted most,
+        and `lowest_token`, `lowest_token_id` and `lowest_logit` of those suppressed most (rank 1 is
+        the lowest logit). Components are "embed", "pos_embed", "L0 attn_out", "L0 mlp_out" and so
+        on, each with its biases, and "final bias", the final LayerNorm's and the unembedding's.
+        Their logits of a token sum to its final logit minus the mean over the vocabulary. Beyond a
+        prompt: NaN, "", id -1.
 
     Raises:
         PromptError: as in `logit_lens`.
@@ -126,14 +121,30 @@ def component_lens(
     weight, final = model.unembed.weight, model.ln_final
     final_bias = _centred(linear(final.b, weight, model.unembed.b_U))
 
+    def both_ends(logits: Logits, chunk: slice) -> Described:
+        described = _ranked(logits, answer[chunk], n_top, "logit")
+        lowest = logits.topk(n_top, largest=False)
+        return described | {"lowest_token_id": lowest.indices, "lowest_logit": lowest.values}
+
     def describe(chunk: slice) -> Iterator[Described]:
         for output in written:
             normalized = formula.layer_norm_normalized(output[chunk], scale[chunk]) * final.w
-            yield _ranked(_centred(linear(normalized, weight)), answer[chunk], n_top, "logit")
-        yield _ranked(final_bias.expand(len(answer[chunk]), -1), answer[chunk], n_top, "logit")
+            yield both_ends(_centred(linear(normalized, weight)), chunk)
+        yield both_ends(final_bias.expand(len(answer[chunk]), -1), chunk)
 
     coords = {"component": [*outputs, "final bias"]}
     return rows.dataset("component", coords, answer, describe)
+
+
+def depths(model: HookedGPT2) -> dict[str, object]:
+    """Coordinates of the stream's depths: `layer` ("L0 pre", "L0 mid" ...), `site` and `block`."""
+    blocks = range(model.cfg.n_layers)
+    places = [(0, "pre")] + [(block, site) for block in blocks for site in ("mid", "post")]
+    return {
+        "layer": [f"L{block} {site}" for block, site in places],
+        "site": ("layer", [f"resid_{site}" for _, site in places]),
+        "block": ("layer", [block for block, _ in places]),
+    }
 
 
 def _logits(model: HookedGPT2, stream: Float[Tensor, "row d_model"]) -> Logits:
@@ -192,6 +203,15 @@ class Rows:
         example, column = self.index
         return [cache[name][example, self.shown[example, column]] for name in names]
 
+    def streams(self) -> list[Float[Tensor, "row d_model"]]:
+        """The residual stream at each of `depths`."""
+        names = [block_name(0, "hook_resid_pre")] + [
+            block_name(block, f"hook_resid_{site}")
+            for block in range(self.model.cfg.n_layers)
+            for site in ("mid", "post")
+        ]
+        return self.run(names)
+
     def answers(
         self, answers: TokenIds | None, stream: Float[Tensor, "row d_model"]
     ) -> Int[Tensor, "row 1"]:
@@ -228,23 +248,29 @@ class Rows:
             for name in chunks[0][0]
         }
         dims = (dim, "pos", "example", "rank")
-        tables = {name: self._table(values) for name, values in found.items()}
+        tables = {name: self.table(values) for name, values in found.items()}
         variables = {name: (dims[: table.ndim], table) for name, table in tables.items()}
-        variables["token"] = (dims, self._strings(tables["token_id"]))
-        shown = zip(token_names(self.model, self.batch), self.shown.tolist(), strict=True)
+        for name in ("token_id", "lowest_token_id"):
+            if name in tables:
+                variables[name.removesuffix("_id")] = (dims, self._strings(tables[name]))
         return xr.Dataset(
             variables,
             coords={
                 **coords,
-                "pos": self.pos,
+                **self.coords(),
                 "rank": range(1, found["token_id"].shape[-1] + 1),
-                "prompt_token": (("example", "pos"), [[row[p] for p in at] for row, at in shown]),
-                "answer": (("pos", "example"), self._strings(self._table(answer.T)[0])),
+                "answer": (("pos", "example"), self._strings(self.table(answer.T)[0])),
             },
             attrs=provenance(self.model),
         )
 
-    def _table(self, values: Shaped[Tensor, "view row ..."]) -> np.ndarray:
+    def coords(self) -> dict[str, object]:
+        """`pos`, and the `prompt_token` at each."""
+        shown = zip(token_names(self.model, self.batch), self.shown.tolist(), strict=True)
+        names = [[row[p] for p in at] for row, at in shown]
+        return {"pos": self.pos, "prompt_token": (("example", "pos"), names)}
+
+    def table(self, values: Shaped[Tensor, "view row ..."]) -> np.ndarray:
         """Rows back at their position and example; NaN (or id -1) beyond a prompt."""
         example, column = self.index
         missing = np.nan if values.is_floating_point() else -1

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import interp
 from interp import metrics
 from interp.errors import HookError, PromptError, UnknownHookError
-from interp.logit_attribution import decompose, neurons
+from interp.logit_attribution import both_ends, by_part, decompose, neurons
 from interp.metrics import logit, logit_diff
 from interp.model.config import ModelConfig
 from interp.model.gpt2 import HookedGPT2
@@ -216,6 +217,38 @@ def test_neurons_sum_to_their_mlp(our_model):
     last = our_model.cfg.n_layers - 1
     written = cache["post", last][:, -1, 5, None] * our_model.W_out[last, 5]
     assert_close(torch.from_numpy(found.values)[last, 5], naive(our_model, written))
+
+
+def test_neurons_carry_their_activations(random_gpt2):
+    _, cache = random_gpt2.run_with_cache(TOKENS)
+    found = neurons(random_gpt2, TOKENS, METRIC)
+    for layer in range(3):
+        expected = cache["post", layer][:, -1].T.numpy()
+        assert found.activation.sel(layer=layer).values == pytest.approx(expected, abs=1e-6)
+    assert found.neuron.values.tolist() == list(range(random_gpt2.cfg.d_mlp))
+
+
+def test_parts_are_sums_of_components_in_the_models_order(random_gpt2):
+    da = decompose(random_gpt2, TOKENS, METRIC)
+    parts = by_part(da)
+    assert parts.part.values.tolist() == [
+        "embed", "pos_embed", "L0 heads", "L0 MLP", "L1 heads", "L1 MLP", "L2 heads", "L2 MLP",
+        "attention biases", "MLP biases", "final LayerNorm bias", "unembedding bias", "residue",
+    ]  # fmt: skip
+    heads = da.sel(component=[f"L1H{head}" for head in range(4)]).sum("component")
+    assert parts.sel(part="L1 heads").values == pytest.approx(heads.values)
+    biases = da.sel(component=[f"L{layer} MLP bias" for layer in range(3)]).sum("component")
+    assert parts.sel(part="MLP biases").values == pytest.approx(biases.values)
+    assert parts.sum("part").values == pytest.approx(da.sum("component").values)
+    assert parts.attrs == da.attrs
+    assert by_part(da.sum("pos", keep_attrs=True)).dims == ("part", "example")
+
+
+def test_both_ends_are_the_largest_and_the_smallest():
+    numbers = pd.Series([3.0, -5.0, 0.5, 7.0, -1.0], index=list("abcde"))
+    assert list(both_ends(numbers, 1).index) == ["d", "b"]
+    assert list(both_ends(numbers, 2).index) == ["d", "a", "e", "b"]
+    assert list(both_ends(numbers, 4).index) == ["d", "a", "c", "e", "b"]
 
 
 def test_bfloat16_adds_up_too(random_gpt2):

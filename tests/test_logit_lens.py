@@ -103,6 +103,14 @@ def test_a_component_that_writes_a_token_promotes_it(random_gpt2):
     assert (ds.answer_rank.sel(component="L1 mlp_out", pos=3) > 1).all()
 
 
+def test_a_component_that_writes_a_token_suppresses_its_opposite(random_gpt2):
+    ds = lens.component_lens(random_gpt2, TOKENS, [5, 6], n_top=340)
+    assert (ds["lowest_token_id"].values == ds["token_id"].values[..., ::-1]).all()
+    assert (ds["lowest_logit"].values == ds["logit"].values[..., ::-1]).all()
+    piece = random_gpt2.tokenizer.piece(int(ds["lowest_token_id"][2, 3, 1, 0]))
+    assert ds["lowest_token"].values[2, 3, 1, 0] == piece
+
+
 @pytest.mark.parametrize("show", [lens.logit_lens, lens.component_lens])
 def test_prompts_of_any_length_answer_for_themselves(random_gpt2, show):
     together = show(random_gpt2, TEXTS, [3, 4, 5])
@@ -117,7 +125,7 @@ def test_prompts_of_any_length_answer_for_themselves(random_gpt2, show):
                 assert beyond[name].isnull().all()
             else:
                 assert mine.tolist() == values.values.tolist(), name
-                assert (beyond[name] == ("" if name == "token" else -1)).all()
+                assert (beyond[name] == (-1 if name.endswith("_id") else "")).all()
         assert (beyond.prompt_token == "").all()
 
 
