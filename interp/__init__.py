@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from interp import charts as charts
     from interp import continuation as continuation
     from interp import derivatives as derivatives
+    from interp import differences as differences
+    from interp import edge_steps as edge_steps
     from interp import edge_tests as edge_tests
     from interp import effects as effects
     from interp import errors as errors
@@ -81,6 +83,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "charts",
         "continuation",
         "derivatives",
+        "differences",
+        "edge_steps",
         "edge_tests",
         "effects",
         "errors",

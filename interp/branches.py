@@ -27,7 +27,7 @@ from interp.pairs import Place
 from interp.progress import Progress, no_progress
 
 ROWS = 2048
-"""Positions that are multiplied together: enough to keep a processor busy."""
+"""Positions that are multiplied together by default: enough to keep a processor busy."""
 DEFAULT_SHARE, DEFAULT_LIMIT = 0.5, 2**30
 """Without `max_memory`: this share of the free memory, and at most these bytes."""
 
@@ -64,6 +64,7 @@ def evaluate(
     n_cells: int,
     *,
     max_memory: int | None = None,
+    rows: int = ROWS,
     progress: Progress = no_progress,
     description: str = "Patching",
 ) -> Outcome:
@@ -73,6 +74,7 @@ def evaluate(
         branches: At most one for each cell and example.
         max_memory: Bytes for the branches that are computed together; by default half of the free
             memory, at most 1 GiB.
+        rows: Positions that are multiplied together; with fewer, steps are shorter.
         progress: Sees the batches of branches; to cancel, it stops giving them out.
 
     Raises:
@@ -81,7 +83,7 @@ def evaluate(
     budget = available_memory(base.model.cfg.device, DEFAULT_SHARE, DEFAULT_LIMIT)
     budget = budget if max_memory is None else max_memory
     values = base.value.repeat(n_cells, 1)
-    batches = list(_batches(base, [p for b in branches for p in _parts(base, b)], budget))
+    batches = list(_batches(base, [p for b in branches for p in _parts(base, b)], budget, rows))
     waiting = torch.zeros(n_cells, dtype=torch.int64)
     for parts in batches:
         waiting[list({part.cell for part in parts})] += 1
@@ -125,7 +127,9 @@ def _read_part(
     return Edit(point, layer, positions, edit.values[rows][:, columns], edit.head)
 
 
-def _batches(base: BaseRun, parts: Iterable[Part], budget: int) -> Iterator[list[Part]]:
+def _batches(
+    base: BaseRun, parts: Iterable[Part], budget: int, most_rows: int
+) -> Iterator[list[Part]]:
     """Parts that begin in the same or neighbouring layers, as many as fit together."""
     batch: list[Part] = []
     n_rows, n_bytes = 0, 0
@@ -136,11 +140,11 @@ def _batches(base: BaseRun, parts: Iterable[Part], budget: int) -> Iterator[list
                 f"One branch needs {each / 2**20:.2g} MiB, and max_memory is "
                 f"{budget / 2**20:.2g} MiB. Allow more, or use shorter prompts."
             )
-        fitting = max(1, min(budget // each, ROWS // whole.n_rows))
+        fitting = max(1, min(budget // each, most_rows // whole.n_rows))
         for begin in range(0, len(whole.examples), fitting):
             part = whole.of(slice(begin, begin + fitting))
             rows, size = (len(part.examples) * x for x in (part.n_rows, each))
-            if batch and (n_rows + rows > ROWS or n_bytes + size > budget):
+            if batch and (n_rows + rows > most_rows or n_bytes + size > budget):
                 yield batch
                 batch, n_rows, n_bytes = [], 0, 0
             batch.append(part)

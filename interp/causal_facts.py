@@ -18,6 +18,7 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook, full_name
 from interp.model.tokens import Prompt
 from interp.pairs import Positions, TokenPairs, chosen_positions, token_pairs
+from interp.sites import VECTOR_SITES, check_site
 
 
 class Fact(NamedTuple):
@@ -40,6 +41,19 @@ def nothing_before_the_difference(
     names = [full_name("resid_pre", layer) for layer in range(model.cfg.n_layers)]
     base = _metric_of(model, pairs.base(direction), metric)
     return _fact(base, _patched(model, pairs, metric, direction, names, before))
+
+
+@torch.no_grad()
+def everything_before_the_first_layer(
+    model: HookedGPT2, clean: Prompt, corrupted: Prompt, metric: Metric, direction: str
+) -> Fact:
+    """Patch the first residual stream, the embeddings, at all positions: the other run."""
+    pairs = token_pairs(model, clean, corrupted)
+    source = _metric_of(model, pairs.source(direction), metric)
+    names = [full_name("resid_pre", 0)]
+    return _fact(
+        source, _patched(model, pairs, metric, direction, names, pairs.clean.attention_mask)
+    )
 
 
 @torch.no_grad()
@@ -83,6 +97,38 @@ def cell_by_a_plain_forward(
     measured = torch.as_tensor(ds.patched.sel(cell).values, device=expected.device)
     real = measured.isfinite()
     return _fact(expected[real], measured[real])
+
+
+@torch.no_grad()
+def one_patch(
+    model: HookedGPT2,
+    clean: Prompt,
+    corrupted: Prompt,
+    metric: Metric,
+    direction: str,
+    site: str,
+    layer: int,
+    *,
+    head: int | None = None,
+    position: int | None = None,
+) -> Float[Tensor, " example"]:
+    """The metric with one activation from the other run, in one forward pass with a hook.
+
+    Args:
+        site, layer: Where; one of `sites.SITES`.
+        head: Of z, q, k, v or pattern; all heads by default.
+        position: All by default.
+
+    Raises:
+        PromptError: as `interp.patching.sweep`.
+    """
+    check_site(site, site in VECTOR_SITES and position is not None)
+    pairs = token_pairs(model, clean, corrupted)
+    where = pairs.clean.attention_mask
+    if position is not None:
+        where = torch.zeros_like(where)
+        where[:, chosen_positions(pairs, [position])[position]] = True
+    return _patched(model, pairs, metric, direction, [full_name(site, layer)], where, head)
 
 
 def _metric_of(model: HookedGPT2, tokens: Prompt, metric: Metric) -> Float[Tensor, " example"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.base_run import BaseRun, Point
-from interp.branches import Component, Outcome, Values, evaluate, grid, together
+from interp.branches import ROWS, Component, Outcome, Values, evaluate, grid, together
 from interp.metrics import Metric
 from interp.model import formula
 from interp.model.gpt2 import HookedGPT2
@@ -55,6 +55,7 @@ def sweep(
     per_position: bool = False,
     window: int = 1,
     max_memory: int | None = None,
+    rows: int = ROWS,
     progress: Progress = no_progress,
 ) -> xr.Dataset:
     """Patch each place alone, and measure each example.
@@ -71,6 +72,7 @@ def sweep(
         window: Patch this many neighbouring layers together, centred on `layer` (causal tracing,
             Meng et al. 2022, arXiv:2202.05262).
         max_memory: Bytes for what is computed together; see `branches.evaluate`.
+        rows: Positions that are multiplied together; with fewer, `progress` sees shorter steps.
         progress: Shows how far it is; what it no longer asks for stays NaN, and the result is
             marked `partial`.
 
@@ -98,7 +100,7 @@ def sweep(
     places = [places_of(pairs, columns) for columns in at]
     branches = list(grid(point, values, heads or [None], places, window))
     n_cells = torch.Size(map(len, dims.values())).numel()
-    outcome = evaluate(base, branches, n_cells, max_memory=max_memory, progress=progress)
+    outcome = evaluate(base, branches, n_cells, max_memory=max_memory, rows=rows, progress=progress)
     dataset = _dataset(base, other, pairs, direction, chosen, dims, outcome)
     return dataset.assign_attrs(site=site, window=window)
 

@@ -127,6 +127,8 @@ ROWS = (
     Row(
         modules=(
             "interp.agreement",
+            "interp.differences",
+            "interp.edge_steps",
             "interp.edge_tests",
             "interp.effects",
             "interp.residual_stream",

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from interp import causal_facts, metrics, patching
+from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
 from interp.pairs import token_pairs
-from interp.sites import HEAD_SITES, SITES
+from interp.sites import HEAD_SITES, SITES, STREAM_SITES
 
 TOLERANCE = 1e-4
 CLEAN = ["The cat is black.", "I love the color black, I hope"]
@@ -43,6 +44,50 @@ def test_everything_patched_after_the_last_layer_is_the_other_run(random_gpt2, d
     assert fact.measured == pytest.approx(float(other.mean()), abs=TOLERANCE)
     assert fact.largest_difference < TOLERANCE
     assert float((clean - corrupted).abs().min()) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_everything_patched_before_the_first_layer_is_the_other_run(random_gpt2, direction):
+    fact = causal_facts.everything_before_the_first_layer(
+        random_gpt2, CLEAN, CORRUPTED, METRIC, direction
+    )
+    other = runs(random_gpt2)[direction == "noising"]
+    assert fact.expected == pytest.approx(float(other.mean()), abs=TOLERANCE)
+    assert fact.measured == pytest.approx(fact.expected, abs=TOLERANCE)
+    assert fact.largest_difference < TOLERANCE
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize(
+    ("site", "place"),
+    [
+        *((site, {"position": 4}) for site in STREAM_SITES),
+        *((site, {"head": 1}) for site in HEAD_SITES),
+        ("v", {"head": 0, "position": 4}),
+    ],
+)
+def test_one_patch_is_a_cell_of_a_sweep(random_gpt2, site, place, direction):
+    clean, corrupted = CLEAN[:1], CORRUPTED[:1]
+    metric = metrics.logit_diff(5, 9)
+    ds = patching.sweep(
+        random_gpt2, clean, corrupted, site, metric, direction, per_position=len(place) == 2
+    )
+    value = causal_facts.one_patch(
+        random_gpt2, clean, corrupted, metric, direction, site, 0, **place
+    )
+    cell = {"pos" if axis == "position" else axis: at for axis, at in place.items()}
+    assert value.item() == pytest.approx(ds.patched.sel(layer=0, **cell).item(), abs=TOLERANCE)
+
+
+def test_one_patch_checks_what_it_is_asked(random_gpt2):
+    for asked, message in (
+        ({"site": "resid"}, "There is no site 'resid'"),
+        ({"site": "z", "position": 999}, "999 in example 0"),
+        ({"site": "z", "direction": "up"}, "direction is 'up'"),
+    ):
+        options = {"direction": "denoising", "layer": 0} | asked
+        with pytest.raises(PromptError, match=message):
+            causal_facts.one_patch(random_gpt2, CLEAN, CORRUPTED, METRIC, **options)
 
 
 def test_patching_one_position_further_is_seen(random_gpt2, monkeypatch):

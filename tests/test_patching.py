@@ -268,6 +268,21 @@ def test_a_cancelled_sweep_is_marked_partial(random_gpt2: HookedGPT2) -> None:
     assert float(difference.max()) < TOLERANCE
 
 
+def test_fewer_rows_at_a_time_are_more_steps_and_the_same_numbers(random_gpt2: HookedGPT2) -> None:
+    metric, n_steps = metrics.logit_diff(5, 9), []
+
+    def counted(steps: Sequence[Any], _: str) -> Sequence[Any]:
+        n_steps.append(len(steps))
+        return steps
+
+    few, many = (
+        patching.sweep(random_gpt2, CLEAN, CORRUPTED, "z", metric, rows=rows, progress=counted)
+        for rows in (1, 10_000)
+    )
+    assert n_steps[0] > n_steps[1] == 1
+    assert float(abs(few["patched"] - many["patched"]).max()) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

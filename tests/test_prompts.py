@@ -537,3 +537,41 @@ def test_a_file_that_cannot_be_used_says_where_and_why(embedded, tmp_path, name,
 def test_a_missing_file_is_named(embedded, tmp_path):
     with pytest.raises(PromptError, match=r"There is no file .*absent\.csv"):
         prompts.from_file(embedded, tmp_path / "absent.csv")
+
+
+def test_a_colour_of_ones_own_text_is_swapped(embedded):
+    text = "I love the color black, and a black cat that is blackish. The cat is"
+    pair = prompts.colour_swapped(embedded, text, instead="red")
+    assert pair.corrupted == text.replace(" black,", " red,").replace("a black", "a red")
+    assert (pair.answer, pair.wrong) == (" black", " red")
+    pieces = embedded.to_str_tokens(text)
+    assert pieces[pair.roles["colour"]] == " black"
+    assert pair.roles["END"] == len(pieces) - 1
+
+
+def test_a_colour_that_the_text_has_changes_places(embedded):
+    text = "I have a black cat and a red car. The car is"
+    pair = prompts.colour_swapped(embedded, text, colour="red", instead="black")
+    assert pair.corrupted == "I have a red cat and a black car. The car is"
+    assert pair.answer == " red"
+
+
+def test_by_default_the_first_colour_becomes_one_that_is_not_there(embedded):
+    pair = prompts.colour_swapped(embedded, "I have a black cat and a red car. The car is")
+    assert pair.answer == " black"
+    assert pair.wrong.strip() not in pair.clean
+    assert pair.wrong.strip() in pair.corrupted
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "message"),
+    [
+        ("The cat is here", {}, "no colour that is one token"),
+        ("The black cat", {"colour": "red"}, "no colour 'red' that is one token"),
+        ("The black cat", {"instead": "cat"}, "'cat' is no other colour"),
+        ("The black cat", {"instead": "black"}, "'black' is no other colour"),
+    ],
+)
+def test_a_text_without_the_colour_says_so(embedded, text, asked, message):
+    with pytest.raises(PromptError, match=message):
+        prompts.colour_swapped(embedded, text, **asked)

@@ -14,6 +14,7 @@ from interp.prompts.prompt_pairs import PromptPair as PromptPair
 from interp.prompts.prompt_pairs import PromptPairs as PromptPairs
 from interp.prompts.prompt_pairs import check as check
 from interp.prompts.prompt_pairs import unknown_words as unknown_words
+from interp.prompts.references import everyday_words as everyday_words
 from interp.prompts.references import other_sentences as other_sentences
 from interp.prompts.references import shuffled as shuffled
 from interp.prompts.studies import colour_binding as colour_binding

@@ -5,12 +5,15 @@ into the same other colour by another fact, so that each study of the same promp
 of the model. All prompts keep their frame: clean and corrupted differ in these words only.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from random import Random
 
 from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
+from interp.pairs import token_pairs
+from interp.prompts.drawing import last_position
 from interp.prompts.prompt_pairs import PromptPair, PromptPairs, check, is_one_token
 from interp.tiny.lexicon import WORDS
 
@@ -53,6 +56,45 @@ def other_words(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> Prom
         return replace(example, corrupted="".join(pieces))
 
     return _checked(model, f"{pairs.name}, other words", map(exchanged, pairs))
+
+
+def colour_swapped(
+    model: HookedGPT2, text: str, *, colour: str | None = None, instead: str | None = None
+) -> PromptPair:
+    """A text of one's own with a colour changed: corrupted, every place of it has another one.
+
+    Args:
+        colour: Without its space; by default the first of the text.
+        instead: By default the first colour that the text does not have. One that it has changes
+            places with `colour`.
+
+    Returns:
+        The pair with the colours as answers, and the roles colour (its first place) and END.
+
+    Raises:
+        PromptError: the text has no such colour, or not as a token of its own; no other is one
+            token.
+    """
+    single = [word for word in WORDS["colours"] if is_one_token(model, f" {word}")]
+    here = [word for word in re.findall(r"(?<= )[^\W\d_]+", text) if word in single]
+    colour = next(iter(here), None) if colour is None else colour
+    if colour not in here:
+        named = "no colour" if colour is None else f"no colour {colour!r}"
+        raise PromptError(f"The prompt has {named} that is one token after a space.")
+    unused = [word for word in single if word not in here]
+    instead = next(iter(unused), None) if instead is None else instead
+    if instead is None or instead == colour or instead not in single:
+        raise PromptError(f"{instead!r} is no other colour that is one token.")
+    exchange = {colour: instead, instead: colour}
+    words = re.compile(rf"(?<= )({colour}|{instead})(?![^\W\d_])")
+    corrupted = words.sub(lambda found: exchange[found[0]], text)
+    roles = {
+        "colour": model.find_word(text, f" {colour}", occurrence=0),
+        "END": last_position(model, text),
+    }
+    pair = PromptPair(text, corrupted, f" {colour}", f" {instead}", roles)
+    token_pairs(model, pair.clean, pair.corrupted)
+    return pair
 
 
 def words_redrawn(model: HookedGPT2, pairs: PromptPairs, *, seed: int = 0) -> PromptPairs:
