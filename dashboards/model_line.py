@@ -38,21 +38,22 @@ def _switch() -> None:
     known = {row.name: row for row in available_models()}
 
     def named(name: str) -> str:
-        row = known.get(name)
-        if row is None:
-            return name
+        row = known[name]
         return f"{name} ({row.parameters}{'' if row.present else ', to be downloaded'})"
 
-    st.selectbox(
-        "Model", list(known), index=None, key="new_model", format_func=named,
-        accept_new_options=True, placeholder="a name, owner/name, or a path",
+    st.selectbox("Known", list(known), index=None, key="known_model", format_func=named)
+    st.text_input(
+        "or another one",
+        key="other_model",
+        placeholder="owner/name, or a path",
         help="A GPT-2 of the hub, a Hugging Face folder, or a nanoGPT checkpoint.",
-    )  # fmt: skip
+    )
     st.button("Load it", key="load_model", on_click=_load, type="primary")
 
 
 def _load() -> None:
-    name = (st.session_state.get("new_model") or "").strip()
+    other = st.session_state["other_model"].strip()
+    name = other or st.session_state["known_model"]
     if not name:
         return
     chosen = state.selection()

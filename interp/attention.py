@@ -8,6 +8,7 @@ to the output: edges all together, each alone, or in a window of layers.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from einops import einsum, rearrange
@@ -93,12 +94,15 @@ def knockout_each(
     outcome = _each_alone(base, edges, each, max_memory, progress)
     dataset = _dataset(model, metric, base.value, outcome.values, {"edge": range(len(edges))})
     over, names = ("edge", "example"), token_names(model, base.batch)
-    coords = {
-        name: (over, [getattr(edge, name).tolist() for edge in each]) for name in PlacedEdge._fields
+    shape = (len(edges), len(base.value))  # also of no edges
+    places = {
+        name: np.array([getattr(edge, name).tolist() for edge in each], dtype=int).reshape(shape)
+        for name in PlacedEdge._fields
     }
+    coords: dict[str, Any] = {name: (over, places[name]) for name in places}
     for name in ("query", "key"):
-        rows = [zip(names, getattr(edge, name).tolist(), strict=True) for edge in each]
-        coords[f"{name}_token"] = (over, [[row[position] for row, position in r] for r in rows])
+        rows = [[row[at] for row, at in zip(names, r, strict=True)] for r in places[name]]
+        coords[f"{name}_token"] = (over, np.array(rows, dtype=object).reshape(shape))
     partial = int(not bool(outcome.finished.all()))
     return dataset.assign_coords(coords).assign_attrs(partial=partial)
 
@@ -330,6 +334,6 @@ def explain(
     }
     return xr.Dataset(
         {name: (dims, value.numpy(force=True)) for name, (dims, value) in steps.items()},
-        coords={"token": ("key_pos", model.to_str_tokens(model.to_tokens(tokens)[0]))},
+        coords={"token": ("key_pos", token_names(model, model.as_batch(tokens))[0])},
         attrs={"model": model.cfg.model_name, "layer": layer, "head": head, "score_factor": factor},
     )

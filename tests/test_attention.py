@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import interp
 from interp import attention, attention_edges
 from interp.errors import HookError, PromptError
 from interp.metrics import logit_diff
@@ -230,3 +231,9 @@ def test_windows_that_are_not_there_are_errors(random_gpt2, options, message):
 def test_explain_refuses_a_batch(random_gpt2):
     with pytest.raises(PromptError, match="one prompt, got 2"):
         attention.explain(random_gpt2, TOKENS, 0, 0, 1, 0)
+
+
+def test_no_edges_at_all_give_an_empty_result(random_gpt2: interp.HookedGPT2) -> None:
+    ds = attention.knockout_each(random_gpt2, [[1, 2, 3]], [], logit_diff(1, 2))
+    assert ds["effect"].shape == (0, 1)
+    assert ds["query_token"].shape == (0, 1)

@@ -17,12 +17,6 @@ def edge_effects(
     return ds.isel(example=0, drop=True).to_dataframe().reset_index()
 
 
-def edge_weights(model: HookedGPT2, tokens: Tokens, query: int, key: int) -> pd.DataFrame:
-    """The weight of one edge in every head: `layer`, `head`, `weight`."""
-    row = patterns.row(model, [list(tokens)], query)
-    return row.isel(key_pos=key, drop=True).to_dataframe().reset_index()
-
-
 def measures(model: HookedGPT2, tokens: Tokens) -> pd.DataFrame:
     """`patterns.MEASURES` of every head: `layer`, `head`, and a column each."""
     return patterns.measures(model, [list(tokens)]).to_dataframe().reset_index()
