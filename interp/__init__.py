@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from interp import statistics as statistics
     from interp import store as store
     from interp import tiny as tiny
+    from interp import writing as writing
     from interp.model.cache import ActivationCache as ActivationCache
     from interp.model.config import ModelConfig as ModelConfig
     from interp.model.gpt2 import HookedGPT2 as HookedGPT2
@@ -119,6 +120,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "statistics",
         "store",
         "tiny",
+        "writing",
     ],
     submod_attrs={
         "model.cache": ["ActivationCache"],

@@ -130,6 +130,7 @@ ROWS = (
             "interp.differences",
             "interp.edge_steps",
             "interp.edge_tests",
+            "interp.writing",
             "interp.effects",
             "interp.residual_stream",
             "interp.causal_facts",

@@ -1,6 +1,6 @@
 """Continuing a text token by token, with keys and values of the past kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -23,11 +23,21 @@ def sample(
     """One token per row; temperature 0 takes the most likely."""
     if temperature == 0:
         return logits.argmax(dim=-1)
+    probabilities = drawing_probabilities(logits, temperature=temperature, top_k=top_k)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def drawing_probabilities(
+    logits: Float[Tensor, "batch d_vocab"], *, temperature: float, top_k: int | None
+) -> Float[Tensor, "batch d_vocab"]:
+    """How probable `sample` makes each token; at temperature 0 the most likely one has 1."""
+    if temperature == 0:
+        best = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits, dtype=torch.float32).scatter(-1, best, 1.0)
     if top_k is not None:
         threshold = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, float("-inf"))
-    probabilities = (logits.float() / temperature).softmax(dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    return (logits.float() / temperature).softmax(dim=-1)
 
 
 def check_sampling(
@@ -63,6 +73,25 @@ def continue_tokens(
         next_logits: Takes the tokens not seen yet and the past; returns logits after the last.
         stop_token: Ends a row; `None` never ends one.
     """
+    for _, chosen in draws(
+        next_logits, tokens, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+        seed=seed, stop_token=stop_token,
+    ):  # fmt: skip
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+    return tokens
+
+
+def draws(
+    next_logits: NextLogits,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    stop_token: int | None,
+) -> Iterator[tuple[Float[Tensor, "batch d_vocab"], Int[Tensor, " batch"]]]:
+    """The steps of `continue_tokens`: the logits that each token was drawn from, and the token."""
     generator = torch.Generator(device=tokens.device).manual_seed(seed)
     past = KeyValueCache()
     unseen = tokens
@@ -74,10 +103,9 @@ def continue_tokens(
             chosen = chosen.masked_fill(ended, stop_token)
             ended |= chosen == stop_token
         unseen = chosen[:, None]
-        tokens = torch.cat([tokens, unseen], dim=1)
+        yield logits, chosen
         if bool(ended.all()):
-            break
-    return tokens
+            return
 
 
 def continue_prompt(
@@ -110,6 +138,16 @@ def continue_prompt(
     return str(model.to_string(row[int(row[0] == bos) :]))
 
 
+def cached_logits(model: Callable[..., Tensor]) -> NextLogits:
+    """Runs a model on what it has not seen yet, with the keys and values of the past."""
+
+    def next_logits(unseen: Tensor, past: KeyValueCache) -> Float[Tensor, "batch d_vocab"]:
+        batch = TokenBatch(unseen, torch.ones_like(unseen, dtype=torch.bool))
+        return model(batch, past_kv_cache=past, positions=-1)[:, -1]
+
+    return next_logits
+
+
 class Generates(TextInterface, nn.Module):
     """`generate` of a model that runs forward with a key-value cache."""
 
@@ -140,11 +178,7 @@ class Generates(TextInterface, nn.Module):
         return continue_prompt(
             self,
             self.as_batch(input, prepend_bos),
-            lambda unseen, past: self(
-                TokenBatch(unseen, torch.ones_like(unseen, dtype=torch.bool)),
-                past_kv_cache=past,
-                positions=-1,
-            )[:, -1],
+            cached_logits(self),
             as_text=isinstance(input, str),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
