@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jaxtyping import Float
+from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from interp.model.tokens import visible
@@ -24,6 +25,8 @@ LABEL_CHARACTERS = 16
 """Longest token that a label shows whole."""
 SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
 """Of a horizontal axis of tokens."""
+NEGATIVE, POSITIVE = "#8073ac", "#e08214"
+"""Of bars on both sides of zero; from `purpleorange`."""
 
 
 def head_map(
@@ -117,6 +120,35 @@ def bars(table: pd.DataFrame, x: str, y: str, title: str) -> alt.Chart:
     )
 
 
+def signed_bars(
+    table: pd.DataFrame, name: str, value: str, title: str, unit: str, *, most: int | None = None
+) -> alt.Chart:
+    """One bar per row, to the right or to the left of zero, in the rows' order.
+
+    Args:
+        name: Column of the rows' names, each once.
+        unit: Of the values, for the axis.
+        most: How many rows have a bar of their own, the largest; one bar sums the others.
+    """
+    kept = table[[name, value]].reset_index(drop=True)
+    if most is not None and len(table) > most:
+        largest = kept[value].abs().nlargest(most).index
+        others = kept.drop(largest)
+        rest = {name: f"{len(others)} others", value: others[value].sum()}
+        kept = pd.concat([kept.loc[largest].sort_index(), pd.DataFrame([rest])])
+    return (
+        alt.Chart(kept)
+        .mark_bar()
+        .encode(
+            x=alt.X(f"{value}:Q", title=unit),
+            y=alt.Y(f"{name}:N", sort=None, title=None, axis=alt.Axis(labelLimit=0)),
+            color=alt.condition(alt.datum[value] < 0, alt.value(NEGATIVE), alt.value(POSITIVE)),
+            tooltip=[f"{name}:N", alt.Tooltip(f"{value}:Q", format="+.5f")],
+        )
+        .properties(title=title, width=400, height=alt.Step(18))
+    )
+
+
 def attention_matrix(
     pattern: Float[Tensor, "query_pos key_pos"] | Float[np.ndarray, "query_pos key_pos"],
     tokens: Sequence[str],
@@ -201,17 +233,25 @@ def lines(
     table: pd.DataFrame, x: str, y: str, series: str, title: str, *, log_x: bool = False,
     log_y: bool = False,
 ) -> alt.Chart:  # fmt: skip
-    """One line per series, with points; axes logarithmic on request (to base 2 and 10)."""
+    """One line per series, with points; axes logarithmic on request (to base 2 and 10).
+
+    Args:
+        x: A column of numbers, or of text, which keeps the table's order.
+    """
     x_scale = alt.Scale(type="log", base=2) if log_x else alt.Undefined
     y_scale = alt.Scale(type="log", base=10) if log_y else alt.Undefined
+    kind = "Q" if is_numeric_dtype(table[x]) else "N"
+    across = (
+        alt.X(f"{x}:Q", scale=x_scale) if kind == "Q" else alt.X(f"{x}:N", sort=None, axis=SLANTED)
+    )
     return (
         alt.Chart(table)
         .mark_line(point=True)
         .encode(
-            x=alt.X(f"{x}:Q", scale=x_scale),
+            x=across,
             y=alt.Y(f"{y}:Q", scale=y_scale),
             color=alt.Color(f"{series}:N", title=None, scale=alt.Scale(scheme="tableau10")),
-            tooltip=[f"{series}:N", f"{x}:Q", alt.Tooltip(f"{y}:Q", format=".4g")],
+            tooltip=[f"{series}:N", f"{x}:{kind}", alt.Tooltip(f"{y}:Q", format=".4g")],
         )
         .properties(title=title, width=420, height=260)
     )

@@ -141,3 +141,38 @@ def test_lines_are_logarithmic_only_on_request(log_x, scale):
     assert math.isclose(
         rows(charts.lines(table, "d_k", "variance", "factor", ""))[1]["variance"], 8
     )
+
+
+def test_signed_bars_keep_the_order_and_tell_the_signs():
+    table = pd.DataFrame({"part": ["embed", "L0 MLP", "L1 MLP"], "effect": [0.5, -2.0, 1.0]})
+    chart = charts.signed_bars(table, "part", "effect", "Parts", "logits")
+    spec = chart.to_dict()
+    assert rows(chart) == table.to_dict("records")
+    assert spec["encoding"]["y"]["sort"] is None
+    assert spec["encoding"]["x"]["title"] == "logits"
+    colour = spec["encoding"]["color"]
+    assert (colour["condition"]["test"], colour["condition"]["value"], colour["value"]) == (
+        "(datum['effect'] < 0)",
+        charts.NEGATIVE,
+        charts.POSITIVE,
+    )
+
+
+def test_signed_bars_sum_what_has_no_bar_of_its_own():
+    table = pd.DataFrame({"part": list("abcd"), "effect": [0.5, -2.0, 0.25, 1.0]})
+    shown = rows(charts.signed_bars(table, "part", "effect", "", "logits", most=2))
+    assert shown == [
+        {"part": "b", "effect": -2.0},
+        {"part": "d", "effect": 1.0},
+        {"part": "2 others", "effect": 0.75},
+    ]
+    assert len(rows(charts.signed_bars(table, "part", "effect", "", "logits", most=4))) == 4
+
+
+def test_lines_over_text_keep_its_order():
+    table = pd.DataFrame({"layer": ["L0 pre", "L0 mid"], "prob": [0.1, 0.2], "token": ["a", "a"]})
+    spec = charts.lines(table, "layer", "prob", "token", "").to_dict()
+    assert spec["encoding"]["x"]["type"] == "nominal"
+    assert spec["encoding"]["x"]["sort"] is None
+    over_numbers = charts.lines(table.assign(layer=[0, 1]), "layer", "prob", "token", "").to_dict()
+    assert over_numbers["encoding"]["x"]["type"] == "quantitative"

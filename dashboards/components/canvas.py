@@ -23,8 +23,8 @@ CELL = 44
 WORD_CELL = 78
 """The same where a cell shows a word."""
 
-Scheme = Literal["amount", "signed"]
-"""From 0 to the limit, or from minus to plus the limit."""
+Scheme = Literal["amount", "signed", "rank"]
+"""From 0 to the limit, from minus to plus the limit, or from 1, the brightest, by its logarithm."""
 OnPick = Callable[[int, int], None]
 """Called with the row and column that were clicked, before the page is drawn anew."""
 

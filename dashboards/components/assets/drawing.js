@@ -14,11 +14,18 @@ function ramp(stops, part) {
   return stops[low].map((start, i) => Math.round(start + (at - low) * (stops[low + 1][i] - start)));
 }
 
-// A number's colour as [red, green, blue]; "signed" runs from -limit to limit, "amount" from 0.
+// A number's colour as [red, green, blue]; "signed" runs from -limit to limit, "amount" from 0, and
+// "rank" from 1, the brightest, by its logarithm.
 function colourOf(value, limit, scheme) {
-  return scheme === "signed"
-    ? ramp(PURPLE_ORANGE, (value / limit + 1) / 2)
-    : ramp(VIRIDIS, value / limit);
+  if (scheme === "signed") return ramp(PURPLE_ORANGE, (value / limit + 1) / 2);
+  if (scheme === "rank") return ramp(VIRIDIS, 1 - Math.log(value) / Math.log(Math.max(2, limit)));
+  return ramp(VIRIDIS, value / limit);
+}
+
+// The number at a part, from 0 to 1, of the colours.
+function numberAt(part, limit, scheme) {
+  if (scheme === "signed") return (2 * part - 1) * limit;
+  return scheme === "rank" ? Math.max(2, limit) ** part : part * limit;
 }
 
 function css([red, green, blue]) {

@@ -159,10 +159,10 @@ class Grid extends Picture {
 
   drawLegend(context, height) {
     const { limit, scheme, unit } = this.data;
-    const lowest = scheme === "signed" ? -limit : 0;
+    const lowest = numberAt(0, limit, scheme);
     const begin = this.left;
     for (let i = 0; i < 100; i++) {
-      context.fillStyle = css(colourOf(lowest + (i / 99) * (limit - lowest), limit, scheme));
+      context.fillStyle = css(colourOf(numberAt(i / 99, limit, scheme), limit, scheme));
       context.fillRect(begin + i, height - 24, 1, 8);
     }
     context.fillStyle = this.ink;
