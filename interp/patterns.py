@@ -62,6 +62,33 @@ def column(model: HookedGPT2, tokens: Prompt, key: int) -> xr.DataArray:
     return _labelled(model, batch, weights, ("layer", "head", "query_pos"), key=key)
 
 
+def edge(model: HookedGPT2, tokens: Prompt, query: int, key: int) -> xr.Dataset:
+    """How much one query attends to one key in every head, and how that compares.
+
+    Returns:
+        Over (`layer`, `head`): `weight`; `rank` of the key in the query's row, 1 is highest, where
+        the first token, on which many heads rest, does not count; `lift`, weight over even
+        attention to all visible keys; and `first_token`, the weight on the first token.
+
+    Raises:
+        PromptError: more than one prompt, a position outside it, or a key after the query.
+    """
+    weights = row(model, tokens, query)
+    n = weights.sizes["key_pos"]
+    if not 0 <= key < n:
+        raise PromptError(f"There is no key position {key}; the prompt has 0-{n - 1}.")
+    if key > query:
+        raise PromptError(f"Key {key} comes after query {query}: GPT-2 never looks ahead.")
+    weight = weights.isel(key_pos=key, drop=True)
+    values = {
+        "weight": weight,
+        "rank": 1 + (weights[..., 1:] > weight).sum("key_pos"),
+        "lift": weight * (query + 1),
+        "first_token": weights.isel(key_pos=0, drop=True),
+    }
+    return xr.Dataset(values).assign_attrs(weights.attrs | {"key": key})
+
+
 @torch.no_grad()
 def of_head(model: HookedGPT2, tokens: Prompt, layer: int, head: int) -> xr.DataArray:
     """One head's whole pattern: over (`query_pos`, `key_pos`); each row sums to 1.
