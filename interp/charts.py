@@ -21,6 +21,8 @@ CELL = 34
 """Pixels of a heat-map cell."""
 WRITTEN_CELL = 44
 """Width in pixels of a cell that shows its number."""
+NARROW = 12
+"""Width in pixels of a bar where there are many."""
 LABEL_CHARACTERS = 16
 """Longest token that a label shows whole."""
 SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
@@ -51,6 +53,55 @@ def head_map(
             y=alt.Y("layer:O", title="layer"),
             color=alt.Color(f"{value}:Q", scale=scale, title=None),
             tooltip=["layer:O", "head:O", alt.Tooltip(f"{value}:Q", format=".5f")],
+        )
+        .properties(title=title, width=alt.Step(CELL), height=alt.Step(CELL))
+    )
+
+
+def place_map(
+    table: pd.DataFrame, x: str, y: str, value: str, title: str, *, signed: bool = False,
+    limit: float | None = None,
+) -> alt.Chart:  # fmt: skip
+    """One number for each pair of names, as `head_map`; rows and columns in the table's order.
+
+    Args:
+        table: Columns `x`, `y` and `value`; a row without a value is an empty cell.
+        signed, limit: As in `head_map`.
+    """
+    largest = limit or max(float(table[value].abs().max()), 1e-9)
+    domain = [-largest, largest] if signed else [0, largest]
+    scale = alt.Scale(scheme="purpleorange" if signed else "viridis", domain=domain, clamp=True)
+    rows = table[[x, y, value]].dropna().to_dict("records")
+    return (
+        alt.Chart(alt.InlineData(values=rows))  # of a table, Altair takes 5000 rows at most
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{x}:N", sort=None, title=None, axis=SLANTED),
+            y=alt.Y(f"{y}:N", sort=None, title=None),
+            color=alt.Color(f"{value}:Q", scale=scale, title=None),
+            tooltip=[f"{x}:N", f"{y}:N", alt.Tooltip(f"{value}:Q", format=".5g")],
+        )
+        .properties(title=title, width=alt.Step(22), height=alt.Step(22))
+    )
+
+
+def component_map(table: pd.DataFrame, value: str, title: str) -> alt.Chart:
+    """A signed number per head and MLP, layers downwards; columns in the table's order.
+
+    Args:
+        table: Columns `layer`, `part` (text) and `value`; rows without a value are left out.
+    """
+    largest = max(float(table[value].abs().max()), 1e-9)
+    scale = alt.Scale(scheme="purpleorange", domain=[-largest, largest])
+    parts = list(dict.fromkeys(table["part"]))
+    return (
+        alt.Chart(alt.InlineData(values=table.dropna().to_dict("records")))
+        .mark_rect()
+        .encode(
+            x=alt.X("part:N", sort=parts, title="head", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("layer:O", title="layer"),
+            color=alt.Color(f"{value}:Q", scale=scale, title=None),
+            tooltip=["layer:O", "part:N", alt.Tooltip(f"{value}:Q", format=".5f")],
         )
         .properties(title=title, width=alt.Step(CELL), height=alt.Step(CELL))
     )
@@ -118,6 +169,54 @@ def bars(table: pd.DataFrame, x: str, y: str, title: str) -> alt.Chart:
         )
         .properties(title=title, width=alt.Step(14), height=160)
     )
+
+
+def panels(table: pd.DataFrame, x: str, columns: Sequence[str], title: str) -> alt.Chart:
+    """A row of bars for each of these columns, one below the other; each has its own range."""
+    long = table.melt(id_vars=[x], value_vars=list(columns), var_name="of", value_name="value")
+    return (
+        alt.Chart(long)
+        .mark_bar()
+        .encode(
+            x=alt.X(f"{x}:O", sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            y=alt.Y("value:Q", title=None),
+            row=alt.Row("of:N", sort=list(columns), title=None),
+            color=alt.condition(alt.datum.value < 0, alt.value(NEGATIVE), alt.value(POSITIVE)),
+            tooltip=["of:N", f"{x}:O", alt.Tooltip("value:Q", format="+.5f")],
+        )
+        .properties(title=title, width=alt.Step(NARROW), height=80)
+        .resolve_scale(y="independent")
+    )
+
+
+def paired_bars(
+    table: pd.DataFrame, name: str, columns: Sequence[str], title: str, unit: str, *, most: int = 40
+) -> alt.Chart:
+    """Bars side by side for each row, one per column, in the rows' order.
+
+    Args:
+        name: Column of the rows' names, each once.
+        unit: Of the values, for the axis.
+        most: Rows that are shown: those with the largest sizes.
+    """
+    sizes = table[list(columns)].abs().max(axis=1).reset_index(drop=True)
+    kept = table.reset_index(drop=True).loc[sizes.nlargest(most).index.sort_values()]
+    long = kept.melt(id_vars=[name], value_vars=list(columns), var_name="of", value_name="value")
+    return (
+        alt.Chart(long)
+        .mark_bar()
+        .encode(
+            x=alt.X("value:Q", title=unit),
+            y=alt.Y(f"{name}:N", sort=None, title=None, axis=alt.Axis(labelLimit=0)),
+            yOffset=alt.YOffset("of:N", sort=list(columns)),
+            color=alt.Color(
+                "of:N", title=None, sort=list(columns), scale=alt.Scale(scheme="tableau10"),
+                legend=alt.Legend(orient="top"),
+            ),
+            tooltip=[f"{name}:N", "of:N", alt.Tooltip("value:Q", format=".5f")],
+        )
+        .properties(title=title, width=400, height=alt.Step(9))
+    )  # fmt: skip
 
 
 def signed_bars(

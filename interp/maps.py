@@ -113,40 +113,64 @@ def position_labels(ds: xr.Dataset) -> list[str]:
     return labels
 
 
-def logit_lens_table(ds: xr.Dataset) -> alt.LayerChart:
+LENS_COLOURS = {
+    "prob": "probability",
+    "answer_prob": "probability of the followed token",
+    "answer_rank": "rank of the followed token",
+    "kl": "KL(final || here), nats",
+}
+
+
+def logit_lens_table(ds: xr.Dataset, shown: str = "prob") -> alt.LayerChart:
     """The most probable next token at each layer and position, coloured by its probability.
 
     Args:
         ds: One prompt of `interp.logit_lens.logit_lens`, `ds.isel(example=0)`.
+        shown: What colours the cells, of `LENS_COLOURS`; ranks are coloured by their logarithm.
     """
     if set(ds["token"].dims) != {"layer", "pos", "rank"}:
         raise ValueError(
             f"The table shows one prompt, such as ds.isel(example=0); got {ds['token'].dims}."
         )
     ranks = [alt.Tooltip(f"rank {rank}:N") for rank in range(1, 1 + ds.sizes["rank"])]
-    base = alt.Chart(alt.InlineData(values=_lens_cells(ds))).encode(
+    measured = alt.Tooltip(f"{shown}:Q", format=".4g", title=LENS_COLOURS[shown])
+    base = alt.Chart(alt.InlineData(values=_lens_cells(ds, shown))).encode(
         x=alt.X("position:N", sort=None, title=None, axis=SLANTED),
         y=alt.Y("layer:N", sort=None),
-        tooltip=["layer:N", "position:N", *ranks],
+        tooltip=["layer:N", "position:N", *([] if shown == "prob" else [measured]), *ranks],
     )
-    scale = alt.Scale(scheme="viridis", domain=[0, 1])
-    cells = base.mark_rect().encode(color=alt.Color("prob:Q", scale=scale, title="probability"))
-    readable = alt.condition("datum.prob > 0.6", alt.value("black"), alt.value("white"))
+    scale = _lens_scale(ds, shown)
+    colour = alt.Color(f"{shown}:Q", scale=scale, title=LENS_COLOURS[shown])
+    low, high = scale.to_dict()["domain"]
+    middle = (low * high) ** 0.5 if shown == "answer_rank" else low + 0.6 * (high - low)
+    is_light = f"datum.{shown} {'<' if shown == 'answer_rank' else '>'} {middle:g}"
+    readable = alt.condition(is_light, alt.value("black"), alt.value("white"))
     words = base.mark_text(fontSize=11).encode(text="word:N", color=readable)
     title = alt.Title(
         f"Logit lens of {ds.attrs['model']}",
         subtitle="most probable next token if the model ended here, n=1",
         anchor="start",
     )
-    return alt.LayerChart(layer=[cells, words]).properties(
+    return alt.LayerChart(layer=[base.mark_rect().encode(color=colour), words]).properties(
         title=title, width=alt.Step(WORD_CELL), height=alt.Step(TOKEN_CELL)
     )
 
 
-def _lens_cells(ds: xr.Dataset) -> list[dict[str, str | float]]:
-    """A record for each layer and position: its best token, and every rank as text."""
+def _lens_scale(ds: xr.Dataset, shown: str) -> alt.Scale:
+    """From 0 to 1, from the highest rank, the brightest, to the lowest, or from 0 up."""
+    if shown in ("prob", "answer_prob"):
+        return alt.Scale(scheme="viridis", domain=[0, 1])
+    largest = float(ds[shown].max())
+    if shown == "answer_rank":
+        return alt.Scale(scheme="viridis", type="log", reverse=True, domain=[1, max(largest, 2)])
+    return alt.Scale(scheme="viridis", domain=[0, max(largest, SMALLEST_RANGE)])
+
+
+def _lens_cells(ds: xr.Dataset, shown: str) -> list[dict[str, str | float]]:
+    """A record for each layer and position: its best token, what is shown, every rank as text."""
     ordered = ds.transpose("layer", "pos", "rank")
-    tokens, probs = ordered["token"].values.tolist(), ordered["prob"].values.tolist()
+    values = ordered[shown].isel(rank=0) if "rank" in ordered[shown].dims else ordered[shown]
+    columns = (ordered["token"], ordered["prob"], values)
     prompt = zip(ds["pos"].values, ds["prompt_token"].values, strict=True)
     labels = [f"{pos} {shortened(token)}" for pos, token in prompt]
     return [
@@ -154,13 +178,15 @@ def _lens_cells(ds: xr.Dataset) -> list[dict[str, str | float]]:
             "layer": str(layer),
             "position": label,
             "word": shortened(token[0], WORD_CHARACTERS),
-            "prob": prob[0],
+            shown: value,
         }
         | {
             f"rank {rank}": f"{visible(one)}  {p:.4g}"
             for rank, (one, p) in enumerate(zip(token, prob, strict=True), start=1)
         }
-        for layer, *row in zip(ds["layer"].values, tokens, probs, strict=True)
-        for label, token, prob in zip(labels, *row, strict=True)
+        for layer, *row in zip(
+            ds["layer"].values, *(column.values.tolist() for column in columns), strict=True
+        )
+        for label, token, prob, value in zip(labels, *row, strict=True)
         if token[0]
     ]

@@ -176,3 +176,64 @@ def test_lines_over_text_keep_its_order():
     assert spec["encoding"]["x"]["sort"] is None
     over_numbers = charts.lines(table.assign(layer=[0, 1]), "layer", "prob", "token", "").to_dict()
     assert over_numbers["encoding"]["x"]["type"] == "quantitative"
+
+
+def test_a_place_map_keeps_the_tables_order_and_leaves_cells_empty():
+    table = pd.DataFrame(
+        {"token": ["b", "a", "b"], "layer": ["L1", "L1", "L0"], "cosine": [0.5, math.nan, -0.25]}
+    )
+    chart = charts.place_map(table, "token", "layer", "cosine", "Cosine", signed=True)
+    spec = chart.to_dict()
+    assert [spec["encoding"][axis]["sort"] for axis in "xy"] == [None, None]
+    assert spec["encoding"]["color"]["scale"]["domain"] == [-0.5, 0.5]
+    assert rows(chart) == table.dropna().to_dict("records")
+    amounts = charts.place_map(table, "token", "layer", "cosine", "", limit=1.0).to_dict()
+    assert amounts["encoding"]["color"]["scale"]["domain"] == [0, 1.0]
+
+
+def test_panels_show_each_column_in_its_own_range():
+    table = pd.DataFrame({"coordinate": [0, 1], "q": [1.0, -2.0], "k": [30.0, 40.0]})
+    chart = charts.panels(table, "coordinate", ["k", "q"], "Vectors")
+    spec = chart.to_dict()
+    assert rows(chart) == [
+        {"coordinate": 0, "of": "k", "value": 30.0},
+        {"coordinate": 1, "of": "k", "value": 40.0},
+        {"coordinate": 0, "of": "q", "value": 1.0},
+        {"coordinate": 1, "of": "q", "value": -2.0},
+    ]
+    assert spec["encoding"]["row"]["sort"] == ["k", "q"]
+    assert spec["resolve"] == {"scale": {"y": "independent"}}
+
+
+def test_paired_bars_keep_the_largest_rows_in_order():
+    table = pd.DataFrame(
+        {"key": list("abc"), "before": [0.5, 0.1, 0.4], "after": [0.1, 0.2, 0.7]}, index=[5, 6, 7]
+    )
+    chart = charts.paired_bars(table, "key", ["before", "after"], "Row", "weight", most=2)
+    assert rows(chart) == [
+        {"key": "a", "of": "before", "value": 0.5},
+        {"key": "c", "of": "before", "value": 0.4},
+        {"key": "a", "of": "after", "value": 0.1},
+        {"key": "c", "of": "after", "value": 0.7},
+    ]
+    assert chart.to_dict()["encoding"]["yOffset"]["sort"] == ["before", "after"]
+
+
+def test_a_map_of_components_keeps_the_order_of_the_parts_and_leaves_out_what_is_missing():
+    parts = [*map(str, range(11)), "MLP"]
+    values = [float("nan"), -3.0, *10 * [1.0]]
+    table = pd.DataFrame({"layer": 0, "part": parts, "effect": values})
+    chart = charts.component_map(table, "effect", "Effects")
+    spec = chart.to_dict()
+    assert spec["encoding"]["x"]["sort"] == parts
+    assert spec["encoding"]["color"]["scale"]["domain"] == [-3.0, 3.0]
+    assert [row["part"] for row in rows(chart)] == parts[1:]
+
+
+def test_signed_bars_keep_their_rows_and_their_unit():
+    table = pd.DataFrame({"taken_out": ["L1H2", "all"], "effect": [-2.0, 1.0]})
+    chart = charts.signed_bars(table, "taken_out", "effect", "Effects", "logits")
+    spec = chart.to_dict()
+    assert spec["encoding"]["x"]["title"] == "logits"
+    assert spec["encoding"]["y"]["sort"] is None
+    assert rows(chart) == table.to_dict("records")

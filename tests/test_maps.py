@@ -170,6 +170,28 @@ def test_a_lens_shows_the_best_token_and_all_ranks():
     assert title(chart)[0] == "Logit lens of tiny"
 
 
+@pytest.mark.parametrize(
+    ("shown", "values", "domain"),
+    [
+        ("answer_rank", [[4, 2], [1, 90]], [1, 90]),
+        ("answer_rank", [[1, 1], [1, 1]], [1, 2]),
+        ("kl", [[4, 2], [1, 0]], [0, 4]),
+        ("answer_prob", [[0.25, 0.5], [0, 0]], [0, 1]),
+    ],
+)
+def test_a_lens_can_be_coloured_by_other_numbers(shown, values, domain):
+    ds = lens(np.full((2, 2, 2), "a", dtype=object), np.full((2, 2, 2), 0.5))
+    ds[shown] = (("layer", "pos"), np.array(values, dtype=float))
+    chart = maps.logit_lens_table(ds, shown)
+    assert [row[shown] for row in rows(chart)] == [value for row in values for value in row]
+    colour = chart.to_dict()["layer"][0]["encoding"]["color"]
+    assert colour["scale"]["domain"] == domain
+    assert colour["title"] == maps.LENS_COLOURS[shown]
+    assert (colour["scale"].get("type") == "log") == (shown == "answer_rank")
+    assert maps.LENS_COLOURS[shown] in str(chart.to_dict()["layer"][0]["encoding"]["tooltip"])
+    assert "</svg>" in pictures.svg(chart)
+
+
 def test_any_token_can_be_drawn():
     tokens = np.array([HOSTILE, HOSTILE], dtype=object).reshape(2, 2, 2)
     svg = pictures.svg(maps.logit_lens_table(lens(tokens, np.full((2, 2, 2), 0.5))))
