@@ -122,6 +122,47 @@ def ablate_together(
     return _dataset(base, {"group": list(groups)}, outcome).assign_attrs(kind=kind, seed=seed)
 
 
+def interplay(
+    model: HookedGPT2,
+    tokens: Prompt,
+    components: Sequence[Component],
+    metric: Metric,
+    kind: str,
+    *,
+    reference: Prompt | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Whether components act independently: the effect of all together against the sum of each.
+
+    Args:
+        components: At least one, each once; the rest as in `ablate_together`.
+
+    Returns:
+        `alone` over (`component`, `example`), named as in L1H2 and L0MLP; `sum` of these, effect
+        `together`, and `interplay` = together - sum, over `example`; all in the metric's unit.
+
+    Raises:
+        PromptError: as `ablate_together`; no component, or one twice.
+    """
+    names = [component_name(*component) for component in components]
+    if not names or len(set(names)) < len(names):
+        raise PromptError(f"Give components, each once; got {', '.join(names) or 'none'}.")
+    groups = {name: [own] for name, own in zip(names, components, strict=True)}
+    ds = ablate_together(
+        model, tokens, groups | {"all": components}, metric, kind, reference=reference, seed=seed
+    )
+    alone = ds["effect"].sel(group=names).rename(group="component")
+    together = ds["effect"].sel(group="all", drop=True)
+    total = alone.sum("component")
+    found = {"alone": alone, "sum": total, "together": together, "interplay": together - total}
+    return xr.Dataset(found | {"original": ds["original"]}, attrs=ds.attrs)
+
+
+def component_name(layer: int, part: int | str) -> str:
+    """As in L1H2, or L0MLP."""
+    return f"L{layer}MLP" if part == "mlp" else f"L{layer}H{part}"
+
+
 @torch.no_grad()
 def replacing_hooks(
     model: HookedGPT2,

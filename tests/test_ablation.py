@@ -1,5 +1,6 @@
 """Ablations against plain hooked runs that put the replacement in place by hand."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,3 +177,32 @@ def test_hooks_of_no_component_change_nothing_and_unknown_ones_are_an_error(
         ablation.replacing_hooks(random_gpt2, TEXTS, [(0, 9)], "zero")
     with pytest.raises(PromptError, match="no ablation 'half'"):
         ablation.replacing_hooks(random_gpt2, TEXTS, [(0, 1)], "half")
+
+
+def test_interplay_is_what_the_sum_of_single_effects_does_not_explain(
+    random_gpt2: HookedGPT2,
+) -> None:
+    metric = metrics.logit(5)
+    chosen = [(0, 1), (1, "mlp"), (2, 2)]
+    found = ablation.interplay(random_gpt2, TEXTS, chosen, metric, "zero")
+    original = metric(random_gpt2(TEXTS, positions="last")).numpy()
+    effects = []
+    for group in [[own] for own in chosen] + [chosen]:
+        hooks = ablation.replacing_hooks(random_gpt2, TEXTS, group, "zero")
+        logits = random_gpt2.run_with_hooks(TEXTS, hooks, positions="last")
+        effects.append(metric(logits).numpy() - original)
+    assert found["component"].values.tolist() == ["L0H1", "L1MLP", "L2H2"]
+    assert found["alone"].values == pytest.approx(np.stack(effects[:3]), abs=TOLERANCE)
+    assert found["together"].values == pytest.approx(effects[3], abs=TOLERANCE)
+    left = effects[3] - np.sum(effects[:3], axis=0)
+    assert found["interplay"].values == pytest.approx(left, abs=TOLERANCE)
+    assert found["sum"].values == pytest.approx(np.sum(effects[:3], axis=0), abs=TOLERANCE)
+    assert abs(left).max() > 10 * TOLERANCE
+
+
+def test_one_component_has_no_interplay_and_none_is_an_error(random_gpt2: HookedGPT2) -> None:
+    found = ablation.interplay(random_gpt2, TEXTS, [(1, 0)], metrics.logit(5), "mean")
+    assert float(abs(found["interplay"]).max()) == 0
+    for wrong, message in (([], "got none"), ([(1, 0), (1, 0)], "got L1H0, L1H0")):
+        with pytest.raises(PromptError, match=message):
+            ablation.interplay(random_gpt2, TEXTS, wrong, metrics.logit(5), "zero")

@@ -48,3 +48,14 @@ def test_what_cannot_be_drawn_is_an_error(random_gpt2, our_model):
         prompts.other_sentences(our_model, 2, 5)
     with pytest.raises(PromptError, match="One prompt is shuffled, got 2"):
         prompts.shuffled(random_gpt2, torch.tensor([[1, 2], [3, 4]]), 2)
+
+
+def test_everyday_words_are_one_token_each_and_come_once(our_model):
+    model = interp.load()
+    ids = prompts.everyday_words(model)
+    words = [model.to_string([token]) for token in ids]
+    assert len(set(ids)) == len(ids) > 100
+    assert {" black", " cat", " Mary"} <= set(words)
+    assert prompts.unknown_words(model, words) == ()
+    with pytest.raises(PromptError, match="must be one token after a space"):
+        prompts.everyday_words(our_model)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.errors import PromptError
 from interp.model.gpt2 import HookedGPT2
-from interp.tiny.language import training_documents
+from interp.prompts.drawing import single_tokens
+from interp.tiny.language import LIST_WORDS, training_documents
 
 
 def other_sentences(
@@ -64,3 +65,13 @@ def shuffled(
 def _check_size(n: int, length: int) -> None:
     if n < 1 or length < 1:
         raise PromptError(f"Ask for at least one prompt of one token, got {n} of {length}.")
+
+
+def everyday_words(model: HookedGPT2) -> list[int]:
+    """Token ids of plain words that are one token after a space: colours, things, names and others.
+
+    Raises:
+        PromptError: fewer than two of them are.
+    """
+    words = single_tokens(model, LIST_WORDS, at_least=2)
+    return [model.to_single_token(f" {word}") for word in words]
