@@ -85,28 +85,6 @@ def place_map(
     )
 
 
-def component_map(table: pd.DataFrame, value: str, title: str) -> alt.Chart:
-    """A signed number per head and MLP, layers downwards; columns in the table's order.
-
-    Args:
-        table: Columns `layer`, `part` (text) and `value`; rows without a value are left out.
-    """
-    largest = max(float(table[value].abs().max()), 1e-9)
-    scale = alt.Scale(scheme="purpleorange", domain=[-largest, largest])
-    parts = list(dict.fromkeys(table["part"]))
-    return (
-        alt.Chart(alt.InlineData(values=table.dropna().to_dict("records")))
-        .mark_rect()
-        .encode(
-            x=alt.X("part:N", sort=parts, title="head", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("layer:O", title="layer"),
-            color=alt.Color(f"{value}:Q", scale=scale, title=None),
-            tooltip=["layer:O", "part:N", alt.Tooltip(f"{value}:Q", format=".5f")],
-        )
-        .properties(title=title, width=alt.Step(CELL), height=alt.Step(CELL))
-    )
-
-
 def cell_map(
     table: pd.DataFrame, x: str, y: str, value: str, title: str, *, limit: float = 1.0
 ) -> alt.LayerChart:

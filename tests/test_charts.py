@@ -217,23 +217,3 @@ def test_paired_bars_keep_the_largest_rows_in_order():
         {"key": "c", "of": "after", "value": 0.7},
     ]
     assert chart.to_dict()["encoding"]["yOffset"]["sort"] == ["before", "after"]
-
-
-def test_a_map_of_components_keeps_the_order_of_the_parts_and_leaves_out_what_is_missing():
-    parts = [*map(str, range(11)), "MLP"]
-    values = [float("nan"), -3.0, *10 * [1.0]]
-    table = pd.DataFrame({"layer": 0, "part": parts, "effect": values})
-    chart = charts.component_map(table, "effect", "Effects")
-    spec = chart.to_dict()
-    assert spec["encoding"]["x"]["sort"] == parts
-    assert spec["encoding"]["color"]["scale"]["domain"] == [-3.0, 3.0]
-    assert [row["part"] for row in rows(chart)] == parts[1:]
-
-
-def test_signed_bars_keep_their_rows_and_their_unit():
-    table = pd.DataFrame({"taken_out": ["L1H2", "all"], "effect": [-2.0, 1.0]})
-    chart = charts.signed_bars(table, "taken_out", "effect", "Effects", "logits")
-    spec = chart.to_dict()
-    assert spec["encoding"]["x"]["title"] == "logits"
-    assert spec["encoding"]["y"]["sort"] is None
-    assert rows(chart) == table.to_dict("records")
