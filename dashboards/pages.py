@@ -19,7 +19,16 @@ FIRST = "attention"
 SECTIONS = {
     "Look": (
         PageEntry("attention", "Attention", "Where every head looks, and whether that matters"),
+        PageEntry("head", "Head", "What one head does, here and in general"),
+        PageEntry("residual", "Residual stream", "What the model would say after each layer"),
+        PageEntry("attribution", "Attribution", "Which parts write the answer"),
     ),
+    "Ask": (
+        PageEntry("patching", "Patching lab", "Put values of one prompt into another"),
+        PageEntry("ablation", "Ablation lab", "Take heads and MLPs out"),
+        PageEntry("generate", "Generate", "Word by word, and what each new word looked at"),
+    ),
+    "Keep": (PageEntry("help", "Help", "What words mean, and what the tool cannot tell"),),
 }
 """Pages by section of the menu."""
 
