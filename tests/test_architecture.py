@@ -196,6 +196,7 @@ ROWS = (
     Row(
         modules=(
             "dashboards",
+            "dashboards.settings",
             "dashboards.turns",
             "dashboards.jobs",
             "dashboards.service",
@@ -205,6 +206,7 @@ ROWS = (
             "dashboards.examples",
             "dashboards.measurements",
             "dashboards.measurements.basics",
+            "dashboards.measurements.references",
             "dashboards.measurements.*",
             "dashboards.focus",
             "dashboards.snippets",
@@ -219,6 +221,7 @@ ROWS = (
             "dashboards.components.*",
             "dashboards.readings",
             "dashboards.readings.*",
+            "dashboards.components.head_circuits",
             "dashboards.model_line",
             "dashboards.frame",
             "dashboards.views",

@@ -31,7 +31,7 @@ KINDS = {
 TEXTS = {"prompt": "this prompt", "repeated": "random tokens, shown twice"}
 # Tokens up to which a chart of a whole pattern is made for files.
 LEGIBLE = 60
-N_HIGHEST = 12
+N_HIGHEST = 8
 
 
 def page(focus: Focus) -> None:
@@ -41,18 +41,19 @@ def page(focus: Focus) -> None:
         with panes.cell():
             show_figure(pattern(focus), focus)
         with panes.cell():
-            show_figure(finder(focus), focus)
+            kind = controls.choose("head.kind", "Find heads by", KINDS)
+            show_figure(finder(focus, kind), focus)
+            show_figure(highest(focus, kind), focus)
     below = controls.choose(
         "head.below",
         "Below",
         {
-            "highest": "Highest heads",
             "weights": "From its weights",
             "similar": "Heads that look alike",
             "without": "Without this head",
         },
     )
-    {"highest": highest, "weights": weights, "similar": alike, "without": alone}[below](focus)
+    {"weights": weights, "similar": alike, "without": alone}[below](focus)
 
 
 def choose_head(layer: int, head: int) -> None:
@@ -163,9 +164,8 @@ def pattern_code(focus: Focus, text: str) -> str:
     )
 
 
-def finder(focus: Focus) -> Figure:
+def finder(focus: Focus, kind: str) -> Figure:
     """A score of every head."""
-    kind = controls.choose("head.kind", "Find heads by", KINDS)
     table = measurements.leading(focus.ask(measurements.scores), kind)
     definition = heads.DEFINITIONS[kind]
     title = f"{KINDS[kind].capitalize()}, every head"
@@ -194,17 +194,14 @@ def leading_code(kind: str, n: int | None = None) -> str:
     return f'table = interp.heads.leading(scores, "{kind}"{most})'
 
 
-def highest(focus: Focus) -> None:
+def highest(focus: Focus, kind: str) -> Figure:
     """The heads with the highest scores, to choose from."""
-    kind = state.option("head.kind", next(iter(KINDS)))
-    kind = kind if kind in KINDS else next(iter(KINDS))
     table = measurements.leading(focus.ask(measurements.scores), kind).head(N_HIGHEST)
-    figure = Figure(
-        "highest", f"Highest by {KINDS[kind]}; choose a row to see the head", table,
+    return Figure(
+        "highest", "The highest; choose a row to see the head", table,
         f"{scores_code(focus)}{leading_code(kind, N_HIGHEST)}", (), None,
         lambda: rows(table, "score", f"highest_{kind}"),
     )  # fmt: skip
-    show_figure(figure, focus)
 
 
 def rows(table: pd.DataFrame, score: str, key: str) -> None:
