@@ -214,8 +214,7 @@ def claim_section(
 ) -> Section:
     """The answer with and without the edge, on the one sentence."""
     first = outcomes.isel(example=0)
-    table = first[["probability", "logit_diff"]].to_dataframe().reset_index()
-    table["effect"] = table["logit_diff"] - table["logit_diff"][0]
+    table = first[["probability", "logit_diff", "effect"]].to_dataframe().reset_index()
     by_condition = table.set_index("condition")
     tokens = [visible(token) for token in model.to_str_tokens(asked.text)]
     reading = [

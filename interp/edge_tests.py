@@ -63,7 +63,8 @@ def outcomes(
 
     Returns:
         Over (`condition`, `example`): `probability` of the answer; `logit_diff` = logit(answer) -
-        logit(wrong answer), in logits; `next_token` and `next_probability`, the most probable one.
+        logit(wrong answer), in logits; `effect`, its change from `AS_IS`, if that is among the
+        conditions; `next_token` and `next_probability`, the most probable one.
         With `CONTROL`, its edges besides, over `example`: `control_layer`, `control_head`,
         `control_query`, `control_key`, `control_weight`, and `original_weight` of the edge itself.
 
@@ -87,22 +88,34 @@ def outcomes(
         place = ("layer", "head", "query", "key")
         hooks[CONTROL] = cut_edges([tuple(control[name].values.tolist() for name in place)])
         named = {name: f"control_{name}" for name in (*place, "weight")}
+        named["original_weight"] = "original_weight"
         values |= {name: control[old] for old, name in named.items()}
+    prompts = {name: swapped if name == SWAPPED else prompt for name in conditions}
+    runs = [(prompts[name], hooks[name]) for name in conditions]
+    values |= _measured(model, runs, answers, wrong)
+    attrs = {"layer": layer, "head": head, "unit": "logits"} | provenance(model)
+    ds = xr.Dataset(values, coords={"condition": list(conditions)}, attrs=attrs)
+    if AS_IS in conditions:
+        ds["effect"] = ds["logit_diff"] - ds["logit_diff"].sel(condition=AS_IS, drop=True)
+    return ds
+
+
+def _measured(
+    model: HookedGPT2, runs: Sequence[tuple[Any, Hooks]], answers: TokenIds, wrong: TokenIds
+) -> dict[str, tuple[tuple[str, str], list[list[Any]]]]:
+    """Variables over (`condition`, `example`) of runs, each of prompts under hooks."""
     measures = {"probability": prob(answers), "logit_diff": logit_diff(answers, wrong)}
     names = (*measures, "next_token", "next_probability")
     measured: dict[str, list[Any]] = {name: [] for name in names}
-    for condition in conditions:
-        asked = swapped if condition == SWAPPED and swapped is not None else prompt
-        logits = model.run_with_hooks(asked, hooks[condition], positions="last")
+    for prompts, hooks in runs:
+        logits = model.run_with_hooks(prompts, hooks, positions="last")
         assert isinstance(logits, Tensor)
         for name, measure in measures.items():
             measured[name].append(measure(logits).tolist())
         top = at_least_float32(logits[:, 0]).softmax(dim=-1).max(dim=-1)
         measured["next_token"].append([token_name(model, i) for i in top.indices.tolist()])
         measured["next_probability"].append(top.values.tolist())
-    values |= {name: (("condition", "example"), rows) for name, rows in measured.items()}
-    attrs = {"layer": layer, "head": head, "unit": "logits"} | provenance(model)
-    return xr.Dataset(values, coords={"condition": list(conditions)}, attrs=attrs)
+    return {name: (("condition", "example"), rows) for name, rows in measured.items()}
 
 
 def _check(conditions: Sequence[str], swapped: Prompt | None) -> None:

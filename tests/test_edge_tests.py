@@ -46,6 +46,9 @@ def test_each_condition_is_a_run_of_its_own(random_gpt2, found):
     for condition, values in expected.items():
         own = found["logit_diff"].sel(condition=condition)
         assert own.values == pytest.approx(np.asarray(values), abs=1e-5), condition
+        change = np.asarray(values) - expected[AS_IS]
+        effect = found["effect"].sel(condition=condition).values
+        assert effect == pytest.approx(change, abs=1e-5), condition
     assert len({round(float(v), 4) for v in found["logit_diff"].isel(example=0)}) == 6
 
 
@@ -180,7 +183,7 @@ def test_swaps_are_runs_of_the_changed_prompt(random_gpt2):
     ],
 )
 def test_the_verdict_follows_the_numbers(difference, expected):
-    numbers = dict(zip(CONDITIONS, difference, strict=True))
+    numbers: dict[str, float] = dict(zip(CONDITIONS, difference, strict=True))
     assert expected in edge_tests.verdict(numbers)
 
 

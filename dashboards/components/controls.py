@@ -58,11 +58,15 @@ def write(
     st.text_input(label, key=key, on_change=_then(key, change), help=help, placeholder=placeholder)
 
 
-def choose(name: str, label: str, choices: Mapping[str, str], *, help: str | None = None) -> str:
+def choose(
+    name: str, label: str, choices: Mapping[str, str], *, help: str | None = None,
+    in_a_row: bool = False,
+) -> str:  # fmt: skip
     """A choice, kept as the page's option `name`; returns the chosen one.
 
     Args:
         choices: From what is kept to what is shown; the first is the default.
+        in_a_row: Show all side by side, however many there are.
     """
     default = next(iter(choices))
     value = state.option(name, default)
@@ -70,7 +74,7 @@ def choose(name: str, label: str, choices: Mapping[str, str], *, help: str | Non
     _shows(name, value)
     change = _then(name, lambda chosen: state.set_option(name, chosen, default))
     named = choices.__getitem__
-    if len(choices) <= MOST_SIDE_BY_SIDE:
+    if in_a_row or len(choices) <= MOST_SIDE_BY_SIDE:
         st.segmented_control(
             label, list(choices), key=name, format_func=named, required=True, on_change=change,
             help=help,
@@ -130,4 +134,29 @@ def number(
         on_change=_then(name, lambda n: state.set_option(name, str(int(n)), str(default))),
         help=help,
     )
+    return value
+
+
+def slide(
+    name: str, label: str, *, default: float, ends: tuple[float, float], step: float,
+    help: str | None = None,
+) -> float:  # fmt: skip
+    """A number on a line, kept as the page's option `name`.
+
+    Args:
+        ends: Lowest and highest.
+    """
+    try:
+        value = float(state.option(name, str(default)))
+    except ValueError:
+        value = default
+    lowest, highest = ends
+    # Comparisons with NaN are false, so that it becomes the default.
+    value = value if lowest <= value <= highest else default
+    value = lowest + step * round((value - lowest) / step)
+    _shows(name, value)
+    st.slider(
+        label, lowest, highest, step=step, key=name, help=help,
+        on_change=_then(name, lambda n: state.set_option(name, str(n), str(default))),
+    )  # fmt: skip
     return value
