@@ -60,6 +60,10 @@ MEANING = {
     "residue": "The model's logit difference minus the sum of all parts: rounding, near 0.",
     "temperature": "Divides the logits before a token is drawn: below 1 the probable tokens gain, "
     "above 1 the improbable ones. 0 takes the most probable token each time.",
+    "probability": "What the model gives a token among all tokens, before temperature and top-k "
+    "change it: from 0 to 1.",
+    "temperature": "Divides the logits before a token is drawn: below 1 the probable tokens gain, "
+    "above 1 the improbable ones. 0 takes the most probable token each time.",
 }
 
 LIMITS = (
