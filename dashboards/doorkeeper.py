@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OWN_HOSTS = ("127.0.0.1", "localhost")
+from dashboards.settings import OWN_HOSTS
 
 
 class OwnOriginOnly:

@@ -14,6 +14,13 @@ MEANING = {
     "- logit(wrong answer).",
     "attention weight": "The share of its attention that a query gives to a key; each row sums to "
     "1.",
+    "score": "q·k times the score factor (1/√d_head in a plain GPT-2), before the softmax. Only "
+    "differences between the keys of one query matter; what is masked has -inf.",
+    "rank": "Place of the key in the query's row by weight, 1 the highest; the first token, where "
+    "many heads rest, does not count.",
+    "lift": "The weight divided by even attention to all keys that the query sees; 1 = even.",
+    "share": "The part of a head's output that is read from one key: A v W_O, projected on the "
+    "whole output. Shares sum to 1; a negative one works against the rest.",
     "effect": "The metric with an intervention minus the metric without, in the metric's unit.",
     "head score": "A number in [0, 1] for what a head attends to, averaged over queries. Random "
     "text: random tokens shown twice, of which the second half is measured.",
@@ -52,16 +59,12 @@ MEANING = {
     "logit lens": "The residual stream at some depth, read through the final LayerNorm and W_U as "
     "if the model ended there. pre: before a block, mid: after its attention, post: after its MLP.",
     "promoted": "Tokens whose logits a vector raises most (promotes) or lowers most (suppresses) "
-    "through the final LayerNorm, its scale frozen at the run's value, and W_U; minus the mean over "
-    "the vocabulary, on which no prediction depends.",
+    "through the final LayerNorm, its scale frozen at the run's value, and W_U. In logits, against "
+    "the mean over the vocabulary, on which no prediction depends.",
     "direct logit attribution": "What a part of the model adds by itself to logit(answer) - "
     "logit(wrong answer), the final LayerNorm's scale frozen at the run's value. In logits; "
     "positive favours the answer. The parts sum to the logit difference.",
     "residue": "The model's logit difference minus the sum of all parts: rounding, near 0.",
-    "temperature": "Divides the logits before a token is drawn: below 1 the probable tokens gain, "
-    "above 1 the improbable ones. 0 takes the most probable token each time.",
-    "probability": "What the model gives a token among all tokens, before temperature and top-k "
-    "change it: from 0 to 1.",
     "temperature": "Divides the logits before a token is drawn: below 1 the probable tokens gain, "
     "above 1 the improbable ones. 0 takes the most probable token each time.",
 }

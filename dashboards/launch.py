@@ -10,29 +10,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dashboards import service
-from dashboards.doorkeeper import OWN_HOSTS, OwnOriginOnly
+from dashboards.doorkeeper import OwnOriginOnly
+from dashboards.settings import HOST, OWN_HOSTS, SETTINGS
 from interp.errors import ConfigError, InterpError
 
-HOST = "127.0.0.1"
 FIRST_PORT = 8501
 N_PORTS = 100
 """Tried one after the other when a port is busy."""
-
-SETTINGS = {
-    "server.address": HOST,
-    "server.allowedHosts": list(OWN_HOSTS),
-    "server.headless": True,
-    "server.fileWatcherType": "none",
-    "server.showEmailPrompt": False,
-    "server.enableStaticServing": False,
-    "browser.gatherUsageStats": False,
-    "client.showErrorDetails": "none",
-    "client.showErrorLinks": False,
-    "client.toolbarMode": "viewer",
-    "logger.hideWelcomeMessage": True,
-    "runner.magicEnabled": False,
-}
-"""What differs from Streamlit's own defaults: reachable from this machine only, and silent."""
 
 
 def free_port(first: int = FIRST_PORT) -> int:

@@ -14,9 +14,13 @@ class PageEntry(NamedTuple):
     purpose: str
 
 
-FIRST = "attention"
+FIRST = "start"
 """The page of the bare address."""
 SECTIONS = {
+    "Begin": (
+        PageEntry("start", "Start", "Three doors, and the first result"),
+        PageEntry("walkthrough", "How cat looks at black", "One attention weight, step by step"),
+    ),
     "Look": (
         PageEntry("attention", "Attention", "Where every head looks, and whether that matters"),
         PageEntry("head", "Head", "What one head does, here and in general"),
