@@ -30,6 +30,7 @@ def main() -> None:
     page = st.navigation(menu)
     st.set_page_config(page_icon=str(ICON), layout="wide", initial_sidebar_state=MENU_WIDTH)
     problems = state.begin()
+    state.enter(page.url_path)
     with st.sidebar:
         model_line()
     for sentence in problems:

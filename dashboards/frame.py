@@ -51,12 +51,13 @@ def _explorer(page: Page) -> None:
 def _prompt() -> None:
     chosen = state.selection()
     with st.container(key="prompt_bar"):
-        controls_shows("text_box", chosen.text)
+        message = st.session_state.get("prompt_problem")
+        if not message:
+            state.shows("text_box", chosen.text)
         st.text_area(
             "Prompt", key="text_box", height=68, on_change=_use_prompt,
             help="Ctrl+Enter shows it. Everything stays on this machine.",
         )  # fmt: skip
-        message = st.session_state.get("prompt_problem")
         if message:
             prose.problem(message, title="This prompt cannot be read; the last one is shown below.")
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -66,19 +67,11 @@ def _prompt() -> None:
                     args=(example.name,), help=example.question, type="tertiary",
                 )  # fmt: skip
             st.space("stretch")
-            controls_shows("bos", chosen.prepend_bos)
+            state.shows("bos", chosen.prepend_bos)
             st.toggle(
                 "begin with <|endoftext|>", key="bos", on_change=_use_bos, help=MEANING["BOS"]
             )
             copy_link()
-
-
-def controls_shows(key: str, value: object) -> None:
-    """Let a widget of the frame show the value, unless it holds a prompt that failed."""
-    if key == "text_box" and st.session_state.get("prompt_problem"):
-        return
-    if st.session_state.get(key) != value:
-        st.session_state[key] = value
 
 
 def _use_prompt() -> None:

@@ -99,6 +99,22 @@ def set_option(name: str, value: str, default: str) -> None:
     change(options=others if value == default else others | {name: value})
 
 
+def enter(page: str) -> None:
+    """Note which page is drawn; widgets of another page begin anew, even under the same key."""
+    if st.session_state.get("entered") != page:
+        st.session_state["entered"] = page
+        st.session_state["prompt_problem"] = ""
+        for key in st.session_state.pop("shown", []):
+            st.session_state.pop(key, None)
+
+
+def shows(key: str, value: object) -> None:
+    """Let the widget that follows show a value, without taking away what is being typed."""
+    st.session_state.setdefault("shown", set()).add(key)
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
 def write_url() -> None:
     """Let the URL say what is chosen."""
     query = selection().to_query()

@@ -13,12 +13,6 @@ NONE = "none"
 """The option of a choice of several, when nobody wants any."""
 
 
-def _shows(key: str, value: Any) -> None:
-    """Let a widget show the value, whatever it showed before."""
-    if key not in st.session_state or st.session_state[key] != value:
-        st.session_state[key] = value
-
-
 def _then(key: str, change: Callable[[Any], None]) -> Callable[[], None]:
     def used() -> None:
         if st.session_state[key] is not None:
@@ -38,7 +32,7 @@ def pick(
     help: str | None = None,
 ) -> None:
     """A list to choose from, which can be typed into."""
-    _shows(key, value)
+    state.shows(key, value)
     st.selectbox(
         label, choices, key=key, format_func=named, on_change=_then(key, change), help=help
     )
@@ -54,7 +48,7 @@ def write(
     placeholder: str = "",
 ) -> None:
     """One line of text."""
-    _shows(key, value)
+    state.shows(key, value)
     st.text_input(label, key=key, on_change=_then(key, change), help=help, placeholder=placeholder)
 
 
@@ -71,7 +65,7 @@ def choose(
     default = next(iter(choices))
     value = state.option(name, default)
     value = value if value in choices else default
-    _shows(name, value)
+    state.shows(name, value)
     change = _then(name, lambda chosen: state.set_option(name, chosen, default))
     named = choices.__getitem__
     if in_a_row or len(choices) <= MOST_SIDE_BY_SIDE:
@@ -92,7 +86,7 @@ def several(
     text = state.option(name, "")
     kept = [part for part in text.split(",") if part in choices]
     value = [choice for choice in choices if choice in (kept if text else default)]
-    _shows(name, value)
+    state.shows(name, value)
     st.multiselect(
         label, choices, key=name, on_change=_then(name, lambda new: set_several(name, new)),
         help=help,
@@ -108,7 +102,7 @@ def set_several(name: str, chosen: Sequence[str]) -> None:
 def switch(name: str, label: str, *, default: bool = False, help: str | None = None) -> bool:
     """On or off, kept as the page's option `name`."""
     value = state.option(name, str(int(default))) == "1"
-    _shows(name, value)
+    state.shows(name, value)
     st.toggle(
         label,
         key=name,
@@ -125,7 +119,7 @@ def number(
     text = state.option(name, str(default))
     value = int(text) if text.isascii() and text.isdigit() else default
     value = min(max(value, lowest), highest)
-    _shows(name, value)
+    state.shows(name, value)
     st.number_input(
         label,
         lowest,
@@ -154,7 +148,7 @@ def slide(
     # Comparisons with NaN are false, so that it becomes the default.
     value = value if lowest <= value <= highest else default
     value = lowest + step * round((value - lowest) / step)
-    _shows(name, value)
+    state.shows(name, value)
     st.slider(
         label, lowest, highest, step=step, key=name, help=help,
         on_change=_then(name, lambda n: state.set_option(name, str(n), str(default))),

@@ -62,10 +62,15 @@ def test_the_model_gets_every_example_right(example) -> None:
     assert problems(page) == []
 
 
-def test_the_selection_follows_to_a_page_and_back() -> None:
-    page = opened("attention", query="9", layer="3", head="1")
-    page.switch_page("views/attention.py").run()
-    assert (selected(page).query, selected(page).layer, selected(page).head) == (9, 3, 1)
+def test_the_selection_follows_to_another_page_and_back() -> None:
+    page = opened("attention", text="The dog is black", query="2", layer="3", head="1", bos="0")
+    for view in ("help", "attention"):
+        page.switch_page(f"views/{view}.py").run()
+        chosen = selected(page)
+        assert (chosen.query, chosen.layer, chosen.head) == (2, 3, 1)
+        assert page.text_area(key="text_box").value == "The dog is black"
+        assert page.toggle(key="bos").value is False
+        assert page.selectbox(key="query").value == 2
 
 
 def test_the_beginning_token_goes_and_the_positions_follow() -> None:
