@@ -27,6 +27,8 @@ LABEL_CHARACTERS = 16
 """Longest token that a label shows whole."""
 SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
 """Of a horizontal axis of tokens."""
+EVERY_NAME = alt.Axis(labelLimit=0, labelOverlap=False)
+"""Of a vertical axis of names."""
 NEGATIVE, POSITIVE = "#8073ac", "#e08214"
 """Of bars on both sides of zero; from `purpleorange`."""
 
@@ -218,7 +220,7 @@ def signed_bars(
         .mark_bar()
         .encode(
             x=alt.X(f"{value}:Q", title=unit),
-            y=alt.Y(f"{name}:N", sort=None, title=None, axis=alt.Axis(labelLimit=0)),
+            y=alt.Y(f"{name}:N", sort=None, title=None, axis=EVERY_NAME),
             color=alt.condition(alt.datum[value] < 0, alt.value(NEGATIVE), alt.value(POSITIVE)),
             tooltip=[f"{name}:N", alt.Tooltip(f"{value}:Q", format="+.5f")],
         )

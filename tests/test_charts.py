@@ -149,6 +149,7 @@ def test_signed_bars_keep_the_order_and_tell_the_signs():
     spec = chart.to_dict()
     assert rows(chart) == table.to_dict("records")
     assert spec["encoding"]["y"]["sort"] is None
+    assert spec["encoding"]["y"]["axis"]["labelOverlap"] is False
     assert spec["encoding"]["x"]["title"] == "logits"
     colour = spec["encoding"]["color"]
     assert (colour["condition"]["test"], colour["condition"]["value"], colour["value"]) == (

@@ -70,9 +70,10 @@ def _picture(figure: Figure) -> None:
     if figure.draw is not None:
         figure.draw()
     elif figure.chart is not None:
-        st.altair_chart(
-            figure.chart(), key=f"chart_{figure.name}", alt=prose.unmarked(figure.title)
-        )
+        chart = figure.chart()
+        if chart.title == figure.title:  # which stands above it
+            chart = chart.properties(title="")
+        st.altair_chart(chart, key=f"chart_{figure.name}", alt=prose.unmarked(figure.title))
 
 
 def table(figure: Figure) -> None:
