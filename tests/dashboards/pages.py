@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,15 @@ def side(page: AppTest, figure: str, name: str) -> AppTest:
     return page.button_group(key=f"side_{figure}").set_value(name).run()
 
 
-def check_figures(page: AppTest, *, tolerance: float = 1e-5) -> list[str]:
-    """Run every figure's Python and compare with its table; return the names of the figures."""
-    names = figures(page)
+def check_figures(
+    page: AppTest, *, tolerance: float = 1e-5, only: Sequence[str] | None = None
+) -> list[str]:
+    """Run every figure's Python and compare with its table; return the names of the figures.
+
+    Args:
+        only: Check these alone.
+    """
+    names = [name for name in figures(page) if only is None or name in only]
     for name in names:
         table = shown(side(page, name, "Table"), name).dataframe[0].value
         code = shown(side(page, name, "Python"), name).code[0].value
