@@ -35,17 +35,21 @@ class Job:
     Args:
         work: Takes `progress`, and returns the result.
         turns: Held while a step is computed, given away between steps.
+        abandoned_seconds: It stops itself after so long without a look.
     """
 
-    def __init__(self, work: Callable[..., Any] | None, turns: Turns) -> None:
+    def __init__(
+        self, work: Callable[..., Any] | None, turns: Turns, *,
+        abandoned_seconds: float = ABANDONED_SECONDS,
+    ) -> None:  # fmt: skip
         self.at = At("Waiting for its turn", 0, 0)
         self.state: Literal["running", "finished", "stopped", "failed"] = "running"
         self.result: Any = None
         self.problem = ""
         """A sentence, when it failed."""
         self.seconds = 0.0
-        self._work, self._turns = work, turns
-        self._stop = threading.Event()
+        self._work, self._turns, self._abandoned_seconds = work, turns, abandoned_seconds
+        self._stop, self._cut_short = threading.Event(), False
         self._begun = self._seen = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True, name="interp job")
 
@@ -64,6 +68,11 @@ class Job:
     def stop(self) -> None:
         """End after the step under way, and keep what is finished."""
         self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within this time."""
@@ -85,9 +94,10 @@ class Job:
         """The `progress` of the library: gives out steps, one turn each, until it is stopped."""
         for done, step in enumerate(steps):
             self._turns.give_way()
-            if time.monotonic() - self._seen > ABANDONED_SECONDS:
+            if time.monotonic() - self._seen > self._abandoned_seconds:
                 self.stop()
             if self._stop.is_set():
+                self._cut_short = True
                 return
             self.at = At(description, done, len(steps))
             yield step
@@ -98,7 +108,7 @@ class Job:
             with self._turns:
                 assert self._work is not None
                 self.result = self._work(progress=self._steps)
-            ended = "stopped" if self._stop.is_set() else "finished"
+            ended = "stopped" if self._cut_short else "finished"
         except InterpError as error:
             self.problem, ended = str(error), "failed"
         except Exception as error:

@@ -12,8 +12,9 @@ LOOK_EVERY_SECONDS = 0.5
 
 
 def long_work(
-    name: str, about: Hashable, begin: Callable[[], Job], *, cost: str, label: str = "Start"
-) -> Job | None:
+    name: str, about: Hashable, begin: Callable[[], Job], *, cost: str, label: str = "Start",
+    at_once: bool = False,
+) -> Job | None:  # fmt: skip
     """Draw the door to a long computation; return it once it has a result to show.
 
     Args:
@@ -21,6 +22,7 @@ def long_work(
         about: Everything that its result depends on; another value asks to start anew.
         begin: Starts it, as `Focus.start` does.
         cost: A sentence on how much work it is.
+        at_once: Begin without being asked, for work that is done in a moment.
 
     Returns:
         A job that is finished, or stopped with a part of its result; `None` until then.
@@ -30,6 +32,9 @@ def long_work(
         state.keep_job(name, about, begin())
 
     job = state.job(name, about)
+    if job is None and at_once:
+        start()
+        job = state.job(name, about)
     # Most jobs of the embedded model end before anybody could watch them.
     if job is not None and not job.wait(LOOK_EVERY_SECONDS):
         _watch(name, job)
@@ -52,6 +57,7 @@ def _watch(name: str, job: Job) -> None:
         st.rerun()
     at = job.look()
     share = at.done / at.total if at.total else 0.0
-    counted = f" {at.done} of {at.total}" if at.total else ""
-    st.progress(share, text=f"{at.description}{counted}, {job.running_seconds:.0f} s")
-    st.button("Stop", key=f"stop_{name}", on_click=job.stop)
+    counted = f" {at.done} of {at.total} steps" if at.total else ""
+    doing = "Stopping after the step under way" if job.stopping else at.description
+    st.progress(share, text=f"{doing}{counted}, {job.running_seconds:.0f} s")
+    st.button("Stop", key=f"stop_{name}", on_click=job.stop, disabled=job.stopping)
