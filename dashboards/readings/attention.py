@@ -5,10 +5,9 @@ import pandas as pd
 
 from dashboards.components.prose import code
 from dashboards.focus import Focus
+from dashboards.readings import STRONG
 from interp.patterns import MEASURES
 
-STRONG = 0.3
-"""Weight from which an edge is called strong."""
 SMALL_SHARE = 0.05
 """Of the metric: an effect below it is called small."""
 
