@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from interp.store import catalogue as catalogue
+    from interp.store import documents as documents
     from interp.store import exports as exports
     from interp.store.collecting import collect as collect
     from interp.store.reader import open as open
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["exports"],
+    submodules=["catalogue", "documents", "exports"],
     submod_attrs={"collecting": ["collect"], "reader": ["open"]},
 )

@@ -6,6 +6,7 @@ over the same tokens at any time, without the corpus.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, Unpack
 
 from interp.errors import StoreError
@@ -13,9 +14,11 @@ from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import NamesFilter
 from interp.model.loading import load
 from interp.store.attempts import forget_failures
+from interp.store.durable import disk_errors
 from interp.store.files import store_files
 from interp.store.plan import WatchTexts
 from interp.store.planned import PlannedStore
+from interp.store.preflight import Preflight
 from interp.store.preparing import DtypeChoice, Ready, Settings, prepare
 from interp.store.slurm_runner import write_script
 from interp.store.status import Status, status
@@ -85,6 +88,32 @@ def collect(
         approve(ready)
     run(ready.store, model, source, runner=runner, workers=workers, watch=watch)
     return status(ready.store)
+
+
+def estimate(
+    model: HookedGPT2,
+    texts: Texts,
+    *,
+    root: Path,
+    hooks: NamesFilter = RESIDUAL_STREAM,
+    dtype: DtypeChoice = "auto",
+    watch_texts: WatchTexts | None = None,
+    **settings: Unpack[Settings],
+) -> Preflight:
+    """What `collect` would take for a new store in a folder, to the last byte; nothing is kept.
+
+    The tokens are written for the time of the call, and the model runs a few batches.
+
+    Args:
+        root: On the disk that the store is for.
+        texts, hooks, dtype, watch_texts, settings: As of `collect`.
+
+    Raises:
+        StoreError, ResourceError: what `collect` would refuse.
+    """
+    with disk_errors(root), TemporaryDirectory(prefix=".estimate-", dir=root) as place:
+        files = store_files(place)
+        return prepare(model, open_texts(texts), files, hooks, dtype, settings, watch_texts).costs
 
 
 def run(

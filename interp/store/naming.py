@@ -97,6 +97,23 @@ _ATTEMPTED = re.compile(
 )
 
 
+_RECORD = re.compile(
+    r"store\.json|groups/[0-9a-f]{8}\.json"
+    r"|(commits|attempts|failed)/u\d{6,}\+[0-9a-f]{8}(\.\d+(\.failed)?)?\.json"
+)
+_STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~%+-]{0,99}")
+
+
+def is_store_name(part: str) -> bool:
+    """Whether a folder with this name may hold a store, or stores."""
+    return _STORE_NAME.fullmatch(part) is not None
+
+
+def is_of_a_store(path: str) -> bool:
+    """Whether a store writes files of this name."""
+    return _RECORD.fullmatch(path) is not None or is_of_an_attempt(path)
+
+
 def is_of_an_attempt(path: str) -> bool:
     """Whether an attempt may have left this file behind; any other is not ours to remove."""
     return _ATTEMPTED.fullmatch(path) is not None

@@ -14,6 +14,7 @@ from xxhash import xxh3_128_hexdigest
 from interp.errors import StoreError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import NamesFilter, select_names
+from interp.model.tokens import Tokenizer
 from interp.model.weights import model_hash
 from interp.store.files import StoreFiles
 from interp.store.naming import STORE, is_of_an_attempt
@@ -192,12 +193,17 @@ def _spec(model: HookedGPT2, fingerprint: str, chosen: Mapping[str, Any]) -> Spe
     return Spec(
         model=model.cfg.model_name,
         model_hash=model_hash(model),
-        tokenizer_hash=xxh3_128_hexdigest(tokenizer.backend.to_str().encode()),
+        tokenizer_hash=tokenizer_hash(tokenizer),
         texts=fingerprint,
         compute_dtype=str(model.cfg.dtype).removeprefix("torch."),
         versions={name: version(name) for name in ("interp", "torch")},
         **chosen,
     )
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """32 hexadecimal digits that stand for how a tokenizer cuts texts."""
+    return xxh3_128_hexdigest(tokenizer.backend.to_str().encode())
 
 
 def _check_same(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from interp.errors import StoreError
 from interp.store.collected import Collected, Verify
@@ -18,6 +19,9 @@ from interp.store.plan import VOCABULARY_SCHEMA, read_table
 from interp.store.planned import PlannedStore
 from interp.store.spec import Spec
 from interp.store.views import AlignedViews, View
+
+FROM_TOKENS = ("sequence", "pos", "token_id", "document", "document_pos")
+"""Columns of `first_sequence` that the token files have."""
 
 
 class ActivationStore:
@@ -92,6 +96,35 @@ class ActivationStore:
         if isinstance(hooks, str) or not hooks:
             raise StoreError(f"Give a list of hooks, such as {self.hooks[:2]}; got {hooks!r}.")
         return AlignedViews(self._collected, self._index, self._rows(hooks, where, units), hooks)
+
+    def first_sequence(self, document: int) -> pa.Table:
+        """What the model was given together with a document's first token, in order.
+
+        Returns:
+            `unit`, `sequence`, `pos`, `token_id`, `token`, `document`, `document_pos` (null where
+            the store added the token) and `stored` (whether the hooks have a row for it).
+
+        Raises:
+            StoreError: there is no such document, or it gave no token.
+        """
+        if not 0 <= document < self.n_documents:
+            raise StoreError(f"Document {document}: documents are 0 to {self.n_documents - 1}.")
+        for unit in self._index.units_of_document(document):
+            tokens = self._store.tokens(unit)
+            own = pc.and_(pc.equal(tokens["document"], document), tokens["document_pos"].is_valid())
+            if not pc.any(own).as_py():
+                continue
+            sequence = pc.min(tokens["sequence"].filter(own))
+            found = tokens.filter(pc.equal(tokens["sequence"], sequence))
+            return pa.table(
+                {
+                    "unit": pa.array(np.full(len(found), unit)),
+                    "token": self._index.vocabulary.take(found["token_id"]),
+                    "stored": found["row"].is_valid(),
+                }
+                | {name: found[name] for name in FROM_TOKENS}
+            ).select(["unit", *FROM_TOKENS, "token", "stored"])
+        raise StoreError(f"Document {document} is empty: it gave no token.")
 
     def _rows(self, hooks: Sequence[str], where: str | None, units: Iterable[int] | None) -> Rows:
         chosen = self._collected.units(hooks)
