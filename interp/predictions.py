@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import PromptError
 from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import HookFunction, NamesFilter
-from interp.model.tokens import Prompt
+from interp.model.tokens import Prompt, TokenBatch
 from interp.results import provenance
 
 
@@ -74,22 +75,28 @@ def before_and_after(
     batch = model.as_batch(tokens)
     if len(batch.tokens) != 1:
         raise PromptError(f"Predictions are compared for one prompt, got {len(batch.tokens)}.")
-    runs = [
-        predictions(model, batch, n_top=model.cfg.d_vocab_out, fwd_hooks=hooks)
-        for hooks in ((), fwd_hooks)
-    ]
-    before, after = (
-        run[["token_id", "token", "prob"]].to_dataframe().reset_index().set_index("token_id")
-        for run in runs
-    )
-    chosen = list(dict.fromkeys([*before.index[:n_top], *after.index[:n_top]]))
-    table = before.loc[chosen].rename(columns={"prob": "before", "rank": "rank_before"})
-    later = after.loc[chosen]
-    table = table.assign(
-        after=later["prob"], change=later["prob"] - table["before"], rank_after=later["rank"]
-    )
-    columns = ["token_id", "token", "before", "after", "change", "rank_before", "rank_after"]
-    return table.sort_values("rank_before").reset_index()[columns]
+    before, after = (_next_probabilities(model, batch, hooks)[0] for hooks in ((), fwd_hooks))
+    n = min(n_top, len(before))
+    both = [*before.topk(n).indices.tolist(), *after.topk(n).indices.tolist()]
+    ids = torch.tensor(list(dict.fromkeys(both)), device=before.device)
+    ids = ids[before[ids].argsort(descending=True, stable=True)]
+    columns = {"before": before[ids], "after": after[ids], "change": after[ids] - before[ids]}
+    columns |= {
+        f"rank_{name}": 1 + (run[None] > run[ids, None]).sum(dim=1)
+        for name, run in (("before", before), ("after", after))
+    }
+    names = {"token_id": ids.tolist(), "token": [token_name(model, i) for i in ids.tolist()]}
+    return pd.DataFrame(names | {name: own.numpy(force=True) for name, own in columns.items()})
+
+
+@torch.no_grad()
+def _next_probabilities(
+    model: HookedGPT2, batch: TokenBatch, fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]]
+) -> Float[Tensor, "example d_vocab_out"]:
+    """What each prompt goes on with."""
+    logits = model.run_with_hooks(batch, list(fwd_hooks), positions="last")
+    assert isinstance(logits, Tensor)
+    return at_least_float32(logits[:, 0]).softmax(dim=-1)
 
 
 def token_name(model: HookedGPT2, token_id: int) -> str:

@@ -19,8 +19,9 @@ from interp.predictions import before_and_after
 from interp.progress import Progress, no_progress
 
 Chosen = tuple[Component, ...]
-CHEAP = 2e9
-"""Parameters x components x tokens up to which every single ablation is made without asking."""
+CHEAP = 6e9
+"""Parameters x components x tokens up to which every single ablation is made without asking:
+always with the embedded model."""
 PER_SECOND = 2e11
 """The same, done by two processor cores in a second; measured with GPT-2 small."""
 N_DRAWS = 16
