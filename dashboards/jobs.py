@@ -20,6 +20,14 @@ ABANDONED_SECONDS = 600
 logger = logging.getLogger(__name__)
 
 
+Report = Callable[[str, int, int], None]
+"""`Job.report`, as work gets it: description, steps done, steps in all (0: not known)."""
+
+
+class StoppedError(Exception):
+    """Ends work that was asked to stop."""
+
+
 @dataclass(frozen=True)
 class At:
     """Where a job is."""
@@ -90,6 +98,17 @@ class Job:
         """How long it has been running, or ran."""
         return time.monotonic() - self._begun if self.state == "running" else self.seconds
 
+    def report(self, description: str, done: int, total: int) -> None:
+        """Say where the work is, and let others in: for a library that tells how far it is.
+
+        Raises:
+            StoppedError: it was asked to stop; the work lets it through.
+        """
+        self._turns.give_way()
+        self.at = At(description, done, total)
+        if self._stop.is_set():
+            raise StoppedError
+
     def _steps(self, steps: Sequence[Any], description: str) -> Iterator[Any]:
         """The `progress` of the library: gives out steps, one turn each, until it is stopped."""
         for done, step in enumerate(steps):
@@ -106,9 +125,12 @@ class Job:
     def _run(self) -> None:
         try:
             with self._turns:
+                self.at = At("Preparing", 0, 0)
                 assert self._work is not None
                 self.result = self._work(progress=self._steps)
             ended = "stopped" if self._cut_short else "finished"
+        except StoppedError:
+            ended = "stopped"
         except InterpError as error:
             self.problem, ended = str(error), "failed"
         except Exception as error:
