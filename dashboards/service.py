@@ -18,8 +18,9 @@ import torch
 import xarray as xr
 from cachetools import LRUCache
 
-from dashboards.jobs import Job
+from dashboards.jobs import Job, Report
 from dashboards.turns import Turns
+from interp.errors import InterpError
 from interp.model.gpt2 import HookedGPT2
 from interp.model.loading import EMBEDDED, load
 from interp.model.weights import model_hash
@@ -27,6 +28,7 @@ from interp.model.weights import model_hash
 MODELS_KEPT = 2
 ANSWERS_BYTES = 256 * 2**20
 """Of remembered answers, all together."""
+WORKS_KEPT = 64
 SMALL = 1024
 """Bytes counted for an answer that is only a few numbers."""
 
@@ -87,6 +89,7 @@ class Service:
         self._remembering = threading.Lock()
         self._models: LRUCache[str, Loaded] = LRUCache(MODELS_KEPT)
         self._answers: LRUCache[Hashable, Any] = LRUCache(ANSWERS_BYTES, getsizeof=n_bytes)
+        self._works: dict[str, Job] = {}
 
     def loaded(self, name: str) -> Loaded:
         """A model by what `interp.load` takes: kept, or loaded now.
@@ -134,6 +137,31 @@ class Service:
             return Job.of_result(answer)
         job = Job(partial(self._asked, key, loaded, question, arguments), self._turns)
         return job.start()
+
+    def run(self, name: str, work: Callable[[Report], Any]) -> Job:
+        """Work in the background that is not remembered as an answer, but under a name.
+
+        All sessions see it, it goes on when nobody looks, and it ends when it is stopped.
+
+        Raises:
+            InterpError: work of this name is under way.
+        """
+        with self._remembering:
+            before = self._works.pop(name, None)
+            if before is not None and before.state == "running":
+                self._works[name] = before
+                raise InterpError(f"{before.at.description}: wait for its end, or stop it first.")
+            ended = [key for key, job in self._works.items() if job.state != "running"]
+            for old in ended[: max(0, len(self._works) - WORKS_KEPT + 1)]:
+                del self._works[old]
+            job = Job(lambda progress: work(job.report), self._turns)  # noqa: ARG005
+            self._works[name] = job
+            return job.start()
+
+    def work(self, name: str) -> Job | None:
+        """What was last run under a name, under way or ended."""
+        with self._remembering:
+            return self._works.get(name)
 
     def _asked(
         self, key: Hashable, loaded: Loaded, question: Callable[..., Any],

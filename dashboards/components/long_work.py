@@ -37,7 +37,7 @@ def long_work(
         job = state.job(name, about)
     # Most jobs of the embedded model end before anybody could watch them.
     if job is not None and not job.wait(LOOK_EVERY_SECONDS):
-        _watch(name, job)
+        watch(name, job)
         return None
     if job is None or job.state == "failed":
         if job is not None:
@@ -52,7 +52,8 @@ def long_work(
 
 
 @st.fragment(run_every=LOOK_EVERY_SECONDS)
-def _watch(name: str, job: Job) -> None:
+def watch(name: str, job: Job) -> None:
+    """Progress of a job, and a way to stop it; when it ends, the page is drawn anew."""
     if job.state != "running":
         st.rerun()
     at = job.look()

@@ -10,7 +10,8 @@ import pytest
 import torch
 import xarray as xr
 
-from dashboards.service import ANSWERS_BYTES, Service, n_bytes
+from dashboards.jobs import Report
+from dashboards.service import ANSWERS_BYTES, WORKS_KEPT, Service, n_bytes
 from interp import HookedGPT2, ModelConfig, model_hash, save_huggingface
 from interp.errors import InterpError, PromptError
 
@@ -148,3 +149,55 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_says_so(service: Service
     with pytest.raises(InterpError, match="gpt3"):
         service.loaded("./gpt3")
     assert service.loaded("tiny").name == "tiny"
+
+
+def test_named_work_is_seen_by_all_and_ends_when_it_is_stopped(service: Service) -> None:
+    done = []
+
+    def counting(report: Report) -> None:
+        for number in range(10_000):
+            report("Counting", number, 10_000)
+            done.append(number)
+            time.sleep(0.001)
+
+    job = service.run("count", counting)
+    assert service.work("count") is job
+    with pytest.raises(InterpError, match="wait for its end"):
+        service.run("count", counting)
+    assert service.answer(service.loaded("tiny"), n_parameters, 1) > 0  # between two steps
+    job.stop()
+    assert job.wait(20)
+    assert (job.state, job.result) == ("stopped", None)
+    assert 0 < len(done) < 10_000
+    again = service.run("count", lambda report: 7)
+    assert again.wait(20)
+    assert (again.state, again.result) == ("finished", 7)
+
+
+def test_only_a_few_ended_works_are_kept_and_none_under_way_is_forgotten(
+    service: Service,
+) -> None:
+    hold = threading.Event()
+
+    def waiting(report: Report) -> None:
+        while not hold.is_set():
+            report("Waiting", 0, 0)
+            time.sleep(0.001)
+
+    job = service.run("long", waiting)
+    for number in range(WORKS_KEPT + 5):
+        assert service.run(f"short {number}", lambda report: None).wait(20)
+    assert service.work("long") is job
+    assert service.work("short 0") is None
+    assert service.work(f"short {WORKS_KEPT + 4}") is not None
+    hold.set()
+    assert job.wait(20)
+
+
+def test_named_work_that_fails_says_why(service: Service) -> None:
+    def failing(report: Report) -> None:
+        raise PromptError("no such text")
+
+    job = service.run("x", failing)
+    assert job.wait(20)
+    assert (job.state, job.problem) == ("failed", "no such text")
