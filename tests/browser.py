@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Literal, Protocol
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
@@ -18,11 +19,22 @@ FLAGS = [
 ]
 
 
+class OpenPage(Protocol):
+    """Opens a page; see `chromium_page`."""
+
+    def __call__(
+        self, scheme: Literal["light", "dark"] = "light", *, server: str = "", width: int = 1280
+    ) -> Page:
+        """A page in a colour scheme that may ask one server."""
+        ...
+
+
 @pytest.fixture
-def chromium_page() -> Iterator[Callable[[str], Page]]:
+def chromium_page() -> Iterator[OpenPage]:
     """Open a page in a colour scheme; any error in it, and any request to a server, fails the test.
 
-    Skipped where no Chromium is installed, unless INTERP_REQUIRE_CHROMIUM is set.
+    `server` is the address of the one server that may be asked. Skipped where no Chromium is
+    installed, unless INTERP_REQUIRE_CHROMIUM is set.
     """
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
@@ -32,15 +44,18 @@ def chromium_page() -> Iterator[Callable[[str], Page]]:
         pytest.skip(reason)
     problems: list[str] = []
 
-    def note_request(request) -> None:
-        if request.url.startswith("http"):
-            problems.append(f"request to {request.url}")
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
 
-        def open_page(scheme: str) -> Page:
-            page = browser.new_page(color_scheme=scheme)
+        def open_page(
+            scheme: Literal["light", "dark"] = "light", *, server: str = "", width: int = 1280
+        ) -> Page:
+            def note_request(request) -> None:
+                own = server and request.url.startswith(f"{server}/")
+                if request.url.startswith("http") and not own:
+                    problems.append(f"request to {request.url}")
+
+            page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("dialog", lambda dialog: problems.append(f"dialog {dialog.message}"))
             page.on("request", note_request)

@@ -4,7 +4,7 @@ Only the side that is looked at is drawn. Files are made when they are asked for
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -82,9 +82,15 @@ def table(figure: Figure) -> None:
 
 
 def _files(figure: Figure, focus: Focus) -> None:
+    # Files are made outside of the session: what belongs to it is read here.
+    of_page, lines = settings(focus), f"{preamble(focus)}\n{figure.code.strip()}"
     files: dict[str, tuple[str, Callable[[], Any], str]] = {
         "CSV": (f"{figure.name}.csv", lambda: figure.table.to_csv(index=False), "text/csv"),
-        "JSON": (f"{figure.name}.json", lambda: _record(figure, focus), "application/json"),
+        "JSON": (
+            f"{figure.name}.json",
+            lambda: _record(figure, of_page, lines),
+            "application/json",
+        ),
     }
     chart = figure.chart
     if chart is not None:
@@ -98,7 +104,7 @@ def _files(figure: Figure, focus: Focus) -> None:
                 "image/svg+xml",
             ),
         }
-    files["HTML"] = (f"{figure.name}.html", lambda: _page(figure, focus), "text/html")
+    files["HTML"] = (f"{figure.name}.html", lambda: _page(figure, of_page), "text/html")
     with st.container(horizontal=True):
         for kind, (name, content, mime) in files.items():
             st.download_button(
@@ -126,21 +132,21 @@ def settings(focus: Focus) -> dict[str, Any]:
     }
 
 
-def _record(figure: Figure, focus: Focus) -> str:
+def _record(figure: Figure, of_page: Mapping[str, Any], lines: str) -> str:
     record = {
         "title": prose.unmarked(figure.title),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": settings(focus),
-        "code": f"{preamble(focus)}\n{figure.code.strip()}",
+        "settings": of_page,
+        "code": lines,
         "table": json.loads(figure.table.to_json(orient="records")),
     }
     return json.dumps(record, indent=2, ensure_ascii=False)
 
 
-def _page(figure: Figure, focus: Focus) -> str:
+def _page(figure: Figure, of_page: Mapping[str, Any]) -> str:
     charts = (figure.chart(),) if figure.chart is not None else ()
     reading = tuple(map(prose.unmarked, figure.reading))
     title = prose.unmarked(figure.title)
     section = Section(title, reading, figure.table, charts)
-    report = Report(title, focus.text, (section,), settings(focus))
+    report = Report(title, of_page["text"], (section,), of_page)
     return report.html(command="interp dashboard")

@@ -1,18 +1,16 @@
 """What stands around every page: the prompt, its examples, the model, and errors as sentences."""
 
-import json
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import interp
-from dashboards.components import figure as figures
 from dashboards.examples import EXAMPLES
 from dashboards.focus import focus
 from dashboards.state import SEED_TEXT
 from interp import HookedGPT2, ModelConfig, save_huggingface
-from tests.dashboards.pages import opened, problems, texts
+from tests.dashboards.pages import APP, opened, problems, texts
 
 
 def selected(page: AppTest):
@@ -99,14 +97,14 @@ def test_an_answer_of_several_tokens_is_said_and_the_page_goes_on() -> None:
 
 
 def test_a_link_with_a_wrong_number_says_so() -> None:
-    page = AppTest.from_file(str(figures.__file__).replace("components/figure.py", "app.py"))
+    page = AppTest.from_file(str(APP))
     page.query_params["query"] = "cat"
     page.run(timeout=60)
     assert "no whole number" in page.warning[0].value
 
 
 def test_a_link_to_a_model_that_is_not_there_falls_back_with_a_sentence() -> None:
-    page = AppTest.from_file(str(figures.__file__).replace("components/figure.py", "app.py"))
+    page = AppTest.from_file(str(APP))
     page.query_params["model"] = "./no-such-folder"
     page.run(timeout=60)
     assert "no-such-folder" in messages(page)
@@ -138,26 +136,3 @@ def test_the_model_line_says_what_is_computed_with() -> None:
     said = texts(opened("attention"))
     assert "**Model** `tiny`" in said
     assert "4 layers × 4 heads, d_model 128, float32 on cpu" in said
-
-
-def test_a_record_holds_everything_that_the_numbers_depend_on() -> None:
-    page = opened("attention", attention__measure="entropy")
-    page.button_group(key="side_head_map").set_value("Save").run()
-    seen = focus(selected(page))
-    made = figures.Figure("x", "A `·b`", interp_table(), "table = 1", ["`·cat` looks"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures.state, "selection", lambda: selected(page))
-        record = json.loads(figures._record(made, seen))
-    settings = record["settings"]
-    assert settings["model_hash"] == interp.model_hash(interp.load())
-    assert settings["options"] == {"attention.measure": "entropy"}
-    assert (settings["query"], settings["answer"]) == (13, " black")
-    assert record["title"] == "A “·b”"
-    assert record["table"] == [{"a": 1.5}]
-
-
-def interp_table():
-    """A table of one number."""
-    import pandas as pd
-
-    return pd.DataFrame({"a": [1.5]})

@@ -41,6 +41,8 @@ class Grid extends Picture {
       : FONT + GAP;
     const titled = this.data.column_title ? FONT + GAP : 0;
     Object.assign(this, { left, top: top + titled, titled, cell, high, slanted });
+    // Where its cells are, for whoever drives the page from outside.
+    Object.assign(this.canvas.dataset, { left, top: top + titled, cell, high });
     return { width, height: this.top + high * rows.length + 34 };
   }
 
