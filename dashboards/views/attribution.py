@@ -151,7 +151,7 @@ def positions(da: xr.DataArray, focus: Focus) -> Figure:
 
     def chart() -> charts.alt.Chart:
         named = pd.DataFrame(
-            {"token": charts.token_labels(table["token"]), "logits": table["contribution"]}
+            {"token": charts.token_labels(table["token"].tolist()), "logits": table["contribution"]}
         )
         return charts.signed_bars(named, "token", "logits", title, "logits", most=MOST_TOKENS)
 
