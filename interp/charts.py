@@ -21,7 +21,7 @@ CELL = 34
 """Pixels of a heat-map cell."""
 WRITTEN_CELL = 44
 """Width in pixels of a cell that shows its number."""
-NARROW = 12
+NARROW = 14
 """Width in pixels of a bar where there are many."""
 LABEL_CHARACTERS = 16
 """Longest token that a label shows whole."""
@@ -187,7 +187,10 @@ def paired_bars(
         .mark_bar()
         .encode(
             x=alt.X("value:Q", title=unit),
-            y=alt.Y(f"{name}:N", sort=None, title=None, axis=alt.Axis(labelLimit=0)),
+            y=alt.Y(
+                f"{name}:N", sort=None, title=None,
+                axis=alt.Axis(labelLimit=0, labelOverlap=False),
+            ),
             yOffset=alt.YOffset("of:N", sort=list(columns)),
             color=alt.Color(
                 "of:N", title=None, sort=list(columns), scale=alt.Scale(scheme="tableau10"),
@@ -195,7 +198,7 @@ def paired_bars(
             ),
             tooltip=[f"{name}:N", "of:N", alt.Tooltip("value:Q", format=".5f")],
         )
-        .properties(title=title, width=400, height=alt.Step(9))
+        .properties(title=title, width=400, height=alt.Step(18, **{"for": "position"}))
     )  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def general(model: HookedGPT2, layer: int, head: int, n: int, *, progress: Progr
 def replacements(model: HookedGPT2, own: int, wrong: int) -> tuple[int, ...]:
     """Ids of the wrong answer and of `SWAPS` that are one token of this model, each once."""
     ids = [wrong]
-    for word in SWAPS:
+    for word in SWAPS if model.tokenizer is not None else ():
         try:
             ids.append(model.to_single_token(f" {word}"))
         except PromptError:  # several tokens of this vocabulary

@@ -24,8 +24,8 @@ from interp.model.tokens import visible
 FORMULA = r"\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{QK^\top}{\sqrt{d_k}}\right)V"
 N_LISTED = 8
 N_WORDS = 5
-# Tokens up to which every square of the mask has a label.
-LEGIBLE = 60
+# Pixels.
+MASK_WIDTH = 540
 
 
 class Step(NamedTuple):
@@ -102,12 +102,13 @@ def tokens_step(focus: Focus) -> None:
     labels = [f"{position} {visible(piece)}" for position, piece in enumerate(focus.pieces)]
 
     def draw() -> None:
-        canvas.grid(
-            sees, rows=labels, columns=labels, row_title="query (looks)",
-            column_title="key (is looked at)", label="Who can see whom", key="mask_grid",
-            limit=1.0, marked=(focus.query, focus.key),
-            on_pick=lambda query, key: state.change(query=query, key=key),
-        )  # fmt: skip
+        with st.container(width=MASK_WIDTH):
+            canvas.grid(
+                sees, rows=labels, columns=labels, row_title="query (looks)",
+                column_title="key (is looked at)", label="Who can see whom", key="mask_grid",
+                limit=1.0, marked=(focus.query, focus.key),
+                on_pick=lambda query, key: state.change(query=query, key=key),
+            )  # fmt: skip
 
     shown = readings.tokens(focus) if focus.key <= focus.query else attention_readings.masked(focus)
     show_figure(
@@ -148,12 +149,10 @@ def heads_step(focus: Focus) -> None:
                     table.head(N_LISTED), hide_index=True, key="heaviest_heads",
                     column_config={
                         "weight": weight,
-                        "rank": st.column_config.NumberColumn(
-                            "rank without first", help=MEANING["rank"]
-                        ),
+                        "rank": st.column_config.NumberColumn(help=MEANING["rank"]),
                         "lift": st.column_config.NumberColumn(format="%.1f", help=MEANING["lift"]),
                         "first_token": st.column_config.NumberColumn(
-                            "on first token", format="%.3f"
+                            "on first", format="%.3f", help=MEANING["BOS"]
                         ),
                     },
                 )  # fmt: skip
@@ -223,11 +222,12 @@ def row_step(focus: Focus) -> None:
     def draw() -> None:
         with st.grid(2, min_column_width=400, gap="medium") as panes:
             with panes.cell():
-                st.altair_chart(chart(), key="row_bars", alt=title)
+                st.altair_chart(chart().properties(title=""), key="row_bars", alt=title)
             with panes.cell():
                 st.dataframe(
                     table.assign(token=[visible(piece) for piece in table["token"]]),
                     hide_index=True, key="row_numbers",
+                    column_order=["key_pos", "token", "score", "exponential", *columns],
                     column_config={
                         name: st.column_config.NumberColumn(format="%.4f")
                         for name in ("score", "exponential", "weight", "original_weight")
@@ -252,7 +252,7 @@ def values_step(focus: Focus) -> None:
         f"steps = interp.attention.explain(model, tokens, {listed(focus)})\n"
         f"steps = steps.isel(key_pos=slice({focus.query + 1}))\n"
         "table = steps[['weight', 'value_norm', 'share']].to_dataframe().reset_index(drop=True)\n"
-        "table.insert(0, 'key', interp.charts.token_labels(steps['token'].values))\n"
+        "table.insert(0, 'key', interp.charts.token_labels(steps['token'].values.tolist()))\n"
         "table = table[['key', 'weight', 'value_norm', 'share']]"
     )
     title = f"Share of each key in what {focus.name} writes at position {focus.query}"
@@ -297,7 +297,7 @@ def check_step(focus: Focus) -> None:
         f"steps = interp.attention.explain(model, tokens, {listed(focus)})\n"
         f"own = interp.patterns.of_head(model, tokens, {focus.layer}, {focus.head})"
         f"[{focus.query}]\n"
-        "keys = interp.charts.token_labels(steps['token'].values)\n"
+        "keys = interp.charts.token_labels(steps['token'].values.tolist())\n"
         "table = pandas.DataFrame({'key': keys, 'recomputed': steps['weight'].values,\n"
         "    'hook_pattern': own.values})\n"
         "table['difference'] = (table['recomputed'] - table['hook_pattern']).abs()"
@@ -315,7 +315,7 @@ def check_step(focus: Focus) -> None:
                 icon=":material/error:",
             )
         st.dataframe(
-            table, hide_index=True, key="check_numbers",
+            table, hide_index=True, key="check_numbers", height=240,
             column_config={"difference": st.column_config.NumberColumn(format="scientific")},
         )  # fmt: skip
 
@@ -347,7 +347,7 @@ def effect_step(focus: Focus) -> None:
         return charts.intervals(bars, title, "logit difference (logits)")
 
     def draw() -> None:
-        st.altair_chart(chart(), key="effect_bars", alt=title)
+        st.altair_chart(chart().properties(title=""), key="effect_bars", alt=title)
         st.dataframe(
             found.table.assign(next_token=[visible(x) for x in found.table["next_token"]]),
             hide_index=True, key="effect_numbers",
@@ -388,7 +388,14 @@ def swaps(focus: Focus) -> None:
             token=[visible(x) for x in table["token"]],
             next_token=[visible(x) for x in table["next_token"]],
         )
-        st.dataframe(shown, hide_index=True, key="swap_numbers")
+        st.dataframe(
+            shown, hide_index=True, key="swap_numbers",
+            column_order=["token", "weight", "next_token", "next_probability"],
+            column_config={
+                name: st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.3f")
+                for name in ("weight", "next_probability")
+            },
+        )  # fmt: skip
 
     show_figure(
         Figure(
