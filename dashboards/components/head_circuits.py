@@ -77,7 +77,7 @@ def ov_tokens(focus: Focus, name: str) -> Figure:
         f"{focus.head}, {token}, vocabulary\n)\n"
         "table = tokens_raised.to_dataframe().reset_index()"
     )
-    columns = {"rank": "rank", "raised_token": "raises", "logit": "logit"}
+    columns = {"raised_token": "raises", "logit": "logit"}
     return Figure(
         "ov_tokens", f"What {focus.name} writes when it reads the chosen key", table, code,
         readings.ov_token(table, piece), None, lambda: _tokens_table(table, columns, "ov_token"),

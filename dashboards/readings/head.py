@@ -72,7 +72,7 @@ def _here(own: pd.DataFrame, random: list[str], here: list[str]) -> str:
         kind = random[0]
         return (
             f"This prompt agrees: {own.loc[kind, 'prompt_score']:.2f}, over "
-            f"{measured[kind]:.0f} queries."
+            f"{_queries(measured[kind])}."
         )
     if here:
         kind = here[0]
@@ -83,9 +83,13 @@ def _here(own: pd.DataFrame, random: list[str], here: list[str]) -> str:
         )
     kind = random[0]
     return (
-        f"This prompt does not: {own.loc[kind, 'prompt_score']:.2f} over {measured[kind]:.0f} "
-        "queries. A class is a habit on one kind of text, not a rule."
+        f"This prompt does not: {own.loc[kind, 'prompt_score']:.2f} over "
+        f"{_queries(measured[kind])}. A class is a habit on one kind of text, not a rule."
     )
+
+
+def _queries(n: float) -> str:
+    return "1 query" if n == 1 else f"{n:.0f} queries"
 
 
 def _copying(own: pd.DataFrame) -> str:

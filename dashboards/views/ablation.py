@@ -126,7 +126,7 @@ def singles(
     """What each part does alone."""
     order = list(dict.fromkeys(table["part"]))
     values = table.pivot(index="layer", columns="part", values="effect")[order].to_numpy()
-    title = f"Each taken out alone ({kind}), change of the logit difference"
+    title = f"Each taken out alone, by {kind}"
     options = options_code(kind, seed)
     code = (
         f"import pandas\n\n{given_code(focus, kind, source, seed)}"
@@ -177,16 +177,15 @@ def next_tokens(focus: Focus, chosen: list[str], asked: tuple) -> Figure:
 
     def draw() -> None:
         column = st.column_config
-        bar = column.ProgressColumn(min_value=0, max_value=1, format="%.4f")
+        bar = column.ProgressColumn(min_value=0, max_value=1, format="%.3f", width="small")
         st.dataframe(
             table.assign(token=[visible(piece) for piece in table["token"]]),
-            hide_index=True, key="next_tokens",
-            column_order=["token", "before", "after", "change", "rank_before", "rank_after"],
+            hide_index=True, key="next_tokens", height="content",
+            column_order=["token", "before", "after", "change", "rank_after"],
             column_config={
                 "before": bar,
                 "after": bar,
-                "change": column.NumberColumn(format="%+.4f"),
-                "rank_before": column.NumberColumn("rank"),
+                "change": column.NumberColumn(format="%+.3f"),
                 "rank_after": column.NumberColumn("rank after"),
             },
         )  # fmt: skip

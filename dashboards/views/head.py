@@ -46,7 +46,7 @@ def page(focus: Focus) -> None:
             show_figure(highest(focus, kind), focus)
     below = controls.choose(
         "head.below",
-        "Below",
+        "More on this head",
         {
             "weights": "From its weights",
             "similar": "Heads that look alike",

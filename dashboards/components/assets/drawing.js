@@ -88,7 +88,10 @@ class Picture {
   show(data, send) {
     this.data = data;
     this.send = send;
-    this.cursor = null;
+    // Whoever walks with the keys goes on from where they are.
+    const walking = this.canvas.getRootNode().activeElement === this.canvas;
+    const limits = this.places();
+    if (!walking || this.cursor?.some((at, i) => at >= limits[i])) this.cursor = null;
     this.tip.hidden = true;
     this.canvas.setAttribute("aria-label", data.label);
     this.canvas.style.cursor = data.pickable ? "pointer" : "default";
