@@ -18,10 +18,17 @@ def code(piece: str) -> str:
     """A token for use inside a sentence: white space shown, and never read as markup."""
     shown = visible(piece)
     shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
-    longest_run = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    # Streamlit writes this prefix of an icon's name otherwise, even in a code span.
+    first, icon, rest = shown.partition(":material/")
+    return f"{_span(first + ':material')} {_span('/' + rest)}" if icon else _span(shown)
+
+
+def _span(text: str) -> str:
+    """A code span, whose fence is longer than any run of backticks in it."""
+    longest_run = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * (longest_run + 1)
-    room = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{room}{shown}{room}{fence}"
+    room = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{room}{text}{room}{fence}"
 
 
 def unmarked(paragraph: str) -> str:

@@ -44,6 +44,10 @@ def test_markup_stays_text(piece: str) -> None:
     assert read_as_markdown(code(piece)) == [("code_inline", piece)]
 
 
+def test_the_name_of_an_icon_is_cut_in_two_because_streamlit_would_change_it() -> None:
+    assert code(":material/home:") == "`:material` `/home:`"
+
+
 def test_white_space_and_controls_are_shown() -> None:
     assert code(" black\n\x00") == "`·black⏎\\x00`"
 
