@@ -13,6 +13,7 @@ from dashboards.readings import start as readings
 from interp import charts
 
 DOORS = (
+    ("Show me", "One attention weight, from the words to the test.", ("walkthrough",)),
     (
         "Let me look",
         "Heads, layers and words of any prompt.",
