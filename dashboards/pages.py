@@ -30,6 +30,7 @@ SECTIONS = {
     "Ask": (
         PageEntry("patching", "Patching lab", "Put values of one prompt into another"),
         PageEntry("ablation", "Ablation lab", "Take heads and MLPs out"),
+        PageEntry("compare", "Compare", "Two prompts, or two models, side by side"),
         PageEntry("generate", "Generate", "Word by word, and what each new word looked at"),
     ),
     "Keep": (PageEntry("help", "Help", "What words mean, and what the tool cannot tell"),),

@@ -108,6 +108,12 @@ class Service:
                 self._models[name] = found
             return found
 
+    @property
+    def names(self) -> list[str]:
+        """The models that are kept, by name."""
+        with self._loading:
+            return list(self._models)
+
     def answer(
         self, loaded: Loaded, question: Callable[..., Answer], *arguments: Hashable
     ) -> Answer:

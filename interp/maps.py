@@ -121,6 +121,49 @@ LENS_COLOURS = {
 }
 
 
+def place_labels(ds: xr.Dataset) -> list[str]:
+    """Each place of two prompts, by position in the first: the token, or both where they differ.
+
+    Args:
+        ds: As of `interp.differences.of_head`.
+    """
+    rows = zip(
+        *(ds[name].values.tolist() for name in ("key_pos", "token", "other_token")), strict=True
+    )
+    return [
+        f"{position} {' / '.join(dict.fromkeys(map(shortened, tokens)))}"
+        for position, *tokens in rows
+    ]
+
+
+def pattern_difference(ds: xr.Dataset, title: str) -> alt.Chart:
+    """How one head's pattern differs between two runs: other minus first, around zero.
+
+    Args:
+        ds: As of `interp.differences.of_head`.
+    """
+    labels = place_labels(ds)
+    change = ds["change"].values
+    cells = [
+        {"query": labels[query], "key": labels[key], "change": float(change[query, key])}
+        for query in range(len(labels))
+        for key in range(query + 1)
+    ]
+    limit = max((abs(cell["change"]) for cell in cells), default=0.0) or SMALLEST_RANGE
+    scale = alt.Scale(scheme="purpleorange", domain=[-limit, limit])
+    return (
+        alt.Chart(alt.InlineData(values=cells))
+        .mark_rect()
+        .encode(
+            x=alt.X("key:N", sort=None, title="key (read from)", axis=SLANTED),
+            y=alt.Y("query:N", sort=None, title="query (reading)"),
+            color=alt.Color("change:Q", scale=scale, title="change of weight"),
+            tooltip=["query:N", "key:N", alt.Tooltip("change:Q", format="+.5f")],
+        )
+        .properties(title=title, width=alt.Step(18), height=alt.Step(18))
+    )
+
+
 def logit_lens_table(ds: xr.Dataset, shown: str = "prob") -> alt.LayerChart:
     """The most probable next token at each layer and position, coloured by its probability.
 

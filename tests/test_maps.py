@@ -207,3 +207,21 @@ def test_a_lens_of_several_prompts_is_refused():
     several = lens(np.full((2, 2, 2), "a"), np.full((2, 2, 2), 0.5)).expand_dims(example=2)
     with pytest.raises(ValueError, match=r"one prompt, such as ds\.isel"):
         maps.logit_lens_table(several)
+
+
+def test_a_difference_of_patterns_is_drawn_around_zero() -> None:
+    places = ["a", "b", "c"]
+    change = np.array([[0, np.nan, np.nan], [0.25, -0.25, np.nan], [0.1, -0.5, 0.4]])
+    ds = xr.Dataset(
+        {"change": (("query_pos", "key_pos"), change)},
+        coords={
+            "query_pos": [0, 1, 4], "key_pos": [0, 1, 4], "token": ("key_pos", places),
+            "other_token": ("key_pos", ["a", "x", "c"]),
+        },
+    )  # fmt: skip
+    assert maps.place_labels(ds) == ["0 a", "1 b / x", "4 c"]
+    chart = maps.pattern_difference(ds, "L0H1")
+    assert chart.to_dict()["encoding"]["color"]["scale"] == {"scheme": "purpleorange", "domain": [-0.5, 0.5]}
+    cells = {(c["query"], c["key"]): c["change"] for c in rows(chart)}
+    assert len(cells) == 6
+    assert cells["4 c", "1 b / x"] == -0.5

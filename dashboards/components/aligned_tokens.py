@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import streamlit as st
 from streamlit.components.v2 import component
 
@@ -25,6 +26,22 @@ class Column(NamedTuple):
     piece: str | None
     other: str | None
     differs: bool
+
+
+def columns_of(places: pd.DataFrame) -> list[Column]:
+    """What is drawn of an alignment, as of `interp.differences.alignment`."""
+
+    def known(value: object) -> str | None:
+        return None if pd.isna(value) else str(value)
+
+    rows = zip(*(places[name] for name in places), strict=True)
+    return [
+        Column(
+            "/".join(dict.fromkeys(filter(None, map(known, (position, other))))),
+            known(token), known(other_token), bool(differs),
+        )
+        for position, token, other, other_token, differs in rows
+    ]  # fmt: skip
 
 
 def aligned_tokens(columns: Sequence[Column], *, names: tuple[str, str], key: str) -> None:

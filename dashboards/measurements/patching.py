@@ -17,8 +17,8 @@ from interp.progress import Progress
 from interp.prompts import PromptPair
 from interp.sites import HEAD_SITES, STREAM_SITES
 
-STEP_ROWS = 512
-"""Positions multiplied together: on a laptop a step of GPT-2 small takes under half a second."""
+STEP_ROWS = 256
+"""Positions multiplied together: on a laptop a step of GPT-2 small takes a quarter of a second."""
 
 CHECKS = {
     "all before the difference: the run itself": "nothing_before_the_difference",

@@ -3,12 +3,11 @@
 import re
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from dashboards import state
 from dashboards.components import canvas, controls, prose
-from dashboards.components.aligned_tokens import Column, aligned_tokens
+from dashboards.components.aligned_tokens import aligned_tokens, columns_of
 from dashboards.components.figure import Figure
 from dashboards.components.figure import show as show_figure
 from dashboards.components.long_work import long_work
@@ -94,29 +93,13 @@ def pair(focus: Focus) -> Tokens | None:
         return None
     corrupted = tokens_of(focus.model, text, focus.prepend_bos)
     places = focus.ask(patching.alignment, focus.tokens, corrupted)
-    aligned_tokens(columns(places), names=("clean", "corrupted"), key="patching_pair")
+    aligned_tokens(columns_of(places), names=("clean", "corrupted"), key="patching_pair")
     try:
         focus.ask(patching.check, focus.tokens, corrupted)
     except PromptError as error:
         prose.problem(str(error), title="These two prompts cannot be patched into each other.")
         return None
     return corrupted
-
-
-def columns(places: pd.DataFrame) -> list[Column]:
-    """An alignment as it is drawn."""
-
-    def known(value: object) -> str | None:
-        return None if pd.isna(value) else str(value)
-
-    rows = zip(*(places[name] for name in places), strict=True)
-    return [
-        Column(
-            "/".join(dict.fromkeys(filter(None, map(known, (position, other))))),
-            known(token), known(other_token), bool(differs),
-        )
-        for position, token, other, other_token, differs in rows
-    ]  # fmt: skip
 
 
 def templates(focus: Focus, swap: PromptPair | None) -> None:
