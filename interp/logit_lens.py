@@ -72,8 +72,8 @@ def logit_lens(
 
     def describe(chunk: slice) -> Iterator[Described]:
         final = _logits(model, streams[-1][chunk]).log_softmax(dim=-1)
-        for stream in streams:
-            logprobs = _logits(model, stream[chunk]).log_softmax(dim=-1)
+        for logits in _of_each(lambda x: _logits(model, x), [s[chunk] for s in streams]):
+            logprobs = logits.log_softmax(dim=-1)
             kl = (final.exp() * (final - logprobs)).sum(dim=-1)
             yield _ranked(logprobs.exp(), answer[chunk], n_top, "prob") | {"kl": kl}
 
@@ -127,9 +127,9 @@ def component_lens(
         return described | {"lowest_token_id": lowest.indices, "lowest_logit": lowest.values}
 
     def describe(chunk: slice) -> Iterator[Described]:
-        for output in written:
-            normalized = formula.layer_norm_normalized(output[chunk], scale[chunk]) * final.w
-            yield both_ends(_centred(linear(normalized, weight)), chunk)
+        normalized = [formula.layer_norm_normalized(x[chunk], scale[chunk]) for x in written]
+        for logits in _of_each(lambda x: _centred(linear(x * final.w, weight)), normalized):
+            yield both_ends(logits, chunk)
         yield both_ends(final_bias.expand(len(answer[chunk]), -1), chunk)
 
     coords = {"component": [*outputs, "final bias"]}
@@ -151,6 +151,22 @@ def _logits(model: HookedGPT2, stream: Float[Tensor, "row d_model"]) -> Logits:
     """A residual stream read as if it were the final one."""
     unembed = model.unembed
     return at_least_float32(linear(model.ln_final(stream), unembed.weight, unembed.b_U))
+
+
+def _of_each(
+    read: Callable[[Float[Tensor, "row d_model"]], Logits],
+    vectors: list[Float[Tensor, "row d_model"]],
+) -> Iterator[Logits]:
+    """The logits of each view's rows; of several views at once where rows are few.
+
+    W_U is then read from memory once for all of them, which is most of the work for one position.
+    """
+    first = read(vectors[0])
+    yield first
+    at_once = max(1, LOGITS_AT_ONCE // first.numel())
+    for begin in range(1, len(vectors), at_once):
+        together = vectors[begin : begin + at_once]
+        yield from read(torch.cat(together)).split(len(vectors[0]))
 
 
 def _centred(logits: Float[Tensor, "... d_vocab"]) -> Float[Tensor, "... d_vocab"]:

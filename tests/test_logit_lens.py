@@ -164,6 +164,26 @@ def test_few_logits_are_held_at_once(random_gpt2, show, monkeypatch):
     assert parts.answer_rank.equals(whole.answer_rank)
 
 
+@pytest.mark.parametrize("show", [lens.logit_lens, lens.component_lens])
+def test_views_of_few_rows_are_read_together(random_gpt2, show, monkeypatch):
+    expected = show(random_gpt2, TOKENS, [5, 6], positions="last")
+    n_reads = 0
+
+    def counted(x, weight, bias=None):
+        nonlocal n_reads
+        n_reads += 1
+        return torch.nn.functional.linear(x, weight, bias)
+
+    monkeypatch.setattr(lens, "linear", counted)
+    show(random_gpt2, TOKENS, [5, 6], positions="last")
+    assert n_reads <= 3  # of 7 depths, of 9 components
+    monkeypatch.setattr(lens, "LOGITS_AT_ONCE", 2 * 340)
+    alone = show(random_gpt2, TOKENS, [5, 6], positions="last")
+    for name in expected.data_vars:
+        if expected[name].dtype.kind == "f":
+            assert alone[name].values == pytest.approx(expected[name].values, abs=1e-5)
+
+
 def test_tokens_that_no_tokenizer_knows_are_shown_as_ids(random_gpt2):
     bare = HookedGPT2.from_weights(random_gpt2.cfg, random_gpt2.state_dict())
     ds = lens.logit_lens(bare, TOKENS, 77, positions=[0])
