@@ -22,24 +22,34 @@ def lens(model: HookedGPT2, tokens: Tokens, answer: int | None, positions: Posit
     return ds.isel(example=0, drop=True)
 
 
-def top_tokens(
-    model: HookedGPT2, tokens: Tokens, position: int, layer: str, n: int
-) -> pd.DataFrame:
-    """What the model would say at one depth and position: `rank`, `token`, `token_id`, `prob`."""
-    ds = logit_lens.logit_lens(model, [list(tokens)], n_top=n, positions=[position])
-    here = ds[["token", "token_id", "prob"]].sel(layer=layer, pos=position, example=0)
-    return here.to_dataframe().reset_index()[["rank", "token", "token_id", "prob"]]
+def at_position(
+    model: HookedGPT2, tokens: Tokens, answer: int, position: int, n: int
+) -> xr.Dataset:
+    """The lens at one position, over (`layer`, `rank`)."""
+    ds = logit_lens.logit_lens(model, [list(tokens)], answer, n_top=n, positions=[position])
+    return ds.isel(example=0, pos=0, drop=True)
 
 
-def trajectory(
-    model: HookedGPT2, tokens: Tokens, answers: tuple[int, int], position: int
-) -> pd.DataFrame:
-    """Both answers at one position, depth by depth: `layer`, `prob`, `rank`, `which`."""
-    tables = []
-    for which, answer in zip(("answer", "wrong answer"), answers, strict=True):
-        ds = logit_lens.logit_lens(model, [list(tokens)], answer, n_top=1, positions=[position])
-        here = ds[["answer_prob", "answer_rank"]].isel(pos=0, example=0, drop=True)
-        tables.append(here.to_dataframe().reset_index().assign(which=which))
+def top_tokens(here: xr.Dataset, layer: str) -> pd.DataFrame:
+    """What the model would say at one depth: `rank`, `token`, `token_id`, `prob`.
+
+    Args:
+        here: As of `at_position`.
+    """
+    table = here[["token", "token_id", "prob"]].sel(layer=layer).to_dataframe().reset_index()
+    return table[["rank", "token", "token_id", "prob"]]
+
+
+def trajectory(answer: xr.Dataset, wrong: xr.Dataset) -> pd.DataFrame:
+    """Both answers at one position, depth by depth: `layer`, `prob`, `rank`, `which`.
+
+    Args:
+        answer, wrong: As of `at_position`, of each.
+    """
+    tables = [
+        here[["answer_prob", "answer_rank"]].to_dataframe().reset_index().assign(which=which)
+        for which, here in (("answer", answer), ("wrong answer", wrong))
+    ]
     renamed = {"answer_prob": "prob", "answer_rank": "rank"}
     return pd.concat(tables).rename(columns=renamed)[["layer", "prob", "rank", "which"]]
 

@@ -33,6 +33,8 @@ GEOMETRY = {
 }
 # Positions whose words can be read side by side.
 WINDOW = 24
+# The same for a vocabulary like GPT-2's: reading a cell costs a third of a token's whole pass.
+FEWER, WIDE_VOCABULARY = 12, 20_000
 N_TOP = 10
 LENS_COLUMNS = ["layer", "pos", "prompt_token", "token", "prob", "answer_prob", "answer_rank", "kl"]
 SHARE = st.column_config.ProgressColumn("probability", min_value=0, max_value=1, format="%.4f")
@@ -67,8 +69,9 @@ def ask_at(position: int) -> None:
 
 def window(focus: Focus) -> range:
     """The positions around the query whose words can be read side by side."""
-    first = focus.query // WINDOW * WINDOW
-    return range(first, min(first + WINDOW, len(focus.tokens)))
+    n = WINDOW if focus.cfg.d_vocab_out < WIDE_VOCABULARY else FEWER
+    first = focus.query // n * n
+    return range(first, min(first + n, len(focus.tokens)))
 
 
 def lens(focus: Focus) -> Figure:
@@ -126,7 +129,8 @@ def chosen_depth(focus: Focus) -> str:
 def top_tokens(focus: Focus) -> Figure:
     """The most probable tokens at the chosen cell."""
     layer, n = chosen_depth(focus), min(N_TOP, focus.cfg.d_vocab_out)
-    table = focus.ask(residual.top_tokens, focus.tokens, focus.query, layer, n)
+    here = focus.ask(residual.at_position, focus.tokens, focus.target, focus.query, n)
+    table = residual.top_tokens(here, layer)
     code = (
         f"ds = interp.logit_lens.logit_lens(model, tokens, n_top={n}, positions=[{focus.query}])\n"
         'ds = ds[["token", "token_id", "prob"]].sel('
@@ -158,7 +162,13 @@ def trajectory(focus: Focus) -> Figure:
     title = f"{FOLLOWED[name].capitalize()} of both answers, position {position}"
     if name == "lens":
         return difference(focus)
-    table = focus.ask(residual.trajectory, focus.tokens, focus.answers, position)
+    n = min(N_TOP, focus.cfg.d_vocab_out)
+    table = residual.trajectory(
+        *(
+            focus.ask(residual.at_position, focus.tokens, token, position, n)
+            for token in focus.answers
+        )
+    )
     code = (
         "import pandas\n\n"
         "tables = []\n"

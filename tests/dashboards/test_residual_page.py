@@ -116,7 +116,8 @@ def test_the_answers_are_followed_over_depth(
     page = opened("residual", query=str(LAST))
     spec = chart(page, "trajectory")
     assert spec["encoding"]["x"]["sort"] is None
-    table = residual.trajectory(model, seen().tokens, (ids[0], ids[1]), LAST)
+    here = (residual.at_position(model, seen().tokens, token, LAST, 3) for token in ids)
+    table = residual.trajectory(*here)
     answer = table[table["which"] == "answer"]
     np.testing.assert_allclose(answer["prob"], lens["answer_prob"].sel(pos=LAST), rtol=1e-4)
     assert answer["rank"].tolist() == lens["answer_rank"].sel(pos=LAST).values.tolist()
