@@ -22,7 +22,7 @@ DOORS = (
     (
         "I have a question",
         "What happens if this is cut, or that is swapped?",
-        ("patching", "ablation", "generate"),
+        ("patching", "ablation", "compare", "generate"),
     ),
 )
 
