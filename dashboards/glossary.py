@@ -67,6 +67,13 @@ MEANING = {
     "residue": "The model's logit difference minus the sum of all parts: rounding, near 0.",
     "temperature": "Divides the logits before a token is drawn: below 1 the probable tokens gain, "
     "above 1 the improbable ones. 0 takes the most probable token each time.",
+    "activation store": "A folder with the activations of many texts: for each token and hook a "
+    "row of numbers, with checksums, and enough about the texts to find rows by token.",
+    "hook": "The name of a value inside the model, such as `blocks.2.hook_resid_post`: the "
+    "residual stream after layer 2. `*` stands for every layer.",
+    "norm": "The Euclidean length of a row of numbers: how large an activation is at one position.",
+    "stored difference": "The largest |stored - live| of all values of a hook. Allowed is half a "
+    "step of the stored type at the largest value, and 0.0001 of it for the order of sums.",
 }
 
 LIMITS = (

@@ -33,7 +33,10 @@ SECTIONS = {
         PageEntry("compare", "Compare", "Two prompts, or two models, side by side"),
         PageEntry("generate", "Generate", "Word by word, and what each new word looked at"),
     ),
-    "Keep": (PageEntry("help", "Help", "What words mean, and what the tool cannot tell"),),
+    "Keep": (
+        PageEntry("store", "Activation store", "Put activations on disk, and open them"),
+        PageEntry("help", "Help", "What words mean, and what the tool cannot tell"),
+    ),
 }
 """Pages by section of the menu."""
 
