@@ -25,6 +25,8 @@ NARROW = 14
 """Width in pixels of a bar where there are many."""
 LABEL_CHARACTERS = 16
 """Longest token that a label shows whole."""
+WHOLE = alt.Axis(labelLimit=0)
+"""Of an axis of names, none of which is cut off."""
 SLANTED = alt.Axis(labelAngle=-60, labelLimit=0)
 """Of a horizontal axis of tokens."""
 EVERY_NAME = alt.Axis(labelLimit=0, labelOverlap=False)
@@ -265,7 +267,7 @@ def intervals(table: pd.DataFrame, title: str, unit: str) -> alt.LayerChart:
         table: Columns `condition`, `mean`, `low`, `high`.
         unit: Of the numbers, for the axis.
     """
-    base = alt.Chart(table).encode(y=alt.Y("condition:N", sort=None, title=None))
+    base = alt.Chart(table).encode(y=alt.Y("condition:N", sort=None, title=None, axis=WHOLE))
     tooltip = [
         "condition:N",
         *(alt.Tooltip(f"{c}:Q", format=".4f") for c in ("mean", "low", "high")),

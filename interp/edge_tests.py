@@ -36,8 +36,8 @@ CONDITIONS = (AS_IS, ONE_HEAD, ALL_HEADS, SWAPPED, CONTROL)
 """Of `outcomes`, by default."""
 NIL = 0.05
 """An effect below this share of the answer's logit difference is called nil."""
-BATCH = 50
-"""Examples per forward pass."""
+BATCH = 10
+"""Examples per forward pass: few, so that a step of the progress is short."""
 
 Hooks = list[tuple[NamesFilter, HookFunction]]
 

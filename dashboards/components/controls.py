@@ -32,10 +32,16 @@ def pick(
     help: str | None = None,
 ) -> None:
     """A list to choose from, which can be typed into."""
-    state.shows(key, value)
-    st.selectbox(
-        label, choices, key=key, format_func=named, on_change=_then(key, change), help=help
-    )
+    # Set anew each time: a browser keeps the text of a choice, also when the same value has another
+    # name by now.
+    st.session_state[key] = value
+
+    def used() -> None:
+        # A browser that is behind may send the name of what is no longer a choice.
+        if st.session_state[key] in choices:
+            change(st.session_state[key])
+
+    st.selectbox(label, choices, key=key, format_func=named, on_change=used, help=help)
 
 
 def write(

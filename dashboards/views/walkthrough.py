@@ -26,6 +26,7 @@ N_LISTED = 8
 N_WORDS = 5
 # Pixels.
 MASK_WIDTH = 540
+NUMBER_WIDTH = 180
 
 
 class Step(NamedTuple):
@@ -408,7 +409,10 @@ def swaps(focus: Focus) -> None:
 
 def over_sentences(focus: Focus) -> None:
     """The same edge in generated sentences."""
-    n = controls.number("walkthrough.sentences", "Sentences", default=200, lowest=10, highest=1000)
+    with st.container(width=NUMBER_WIDTH):
+        n = controls.number(
+            "walkthrough.sentences", "Sentences", default=200, lowest=10, highest=1000
+        )
     asked = (focus.layer, focus.head, n)
     job = long_work(
         "general", (focus.loaded.hash, *asked),

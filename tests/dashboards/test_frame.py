@@ -36,6 +36,17 @@ def test_a_new_prompt_is_used_by_the_page() -> None:
     assert problems(page) == []
 
 
+def test_a_position_with_another_word_has_its_new_name_in_the_browser() -> None:
+    page = opened("attention", text="The cat is", query="2", key="1")
+    page.text_area(key="text_box").set_value("A dog is").run()
+    page.selectbox(key="query").set_value(2).run()
+    page.selectbox(key="key").set_value(1).run()
+    page.text_area(key="text_box").set_value("My dog").run()
+    shown = page.selectbox(key="key").proto
+    assert shown.set_value
+    assert shown.raw_value == "1 My"
+
+
 @pytest.mark.parametrize(("text", "says"), [("", "empty"), ("a " * 400, "at most 256")])
 def test_a_prompt_that_cannot_be_read_keeps_the_last_one(text: str, says: str) -> None:
     page = opened("attention", layer="2", head="3")

@@ -112,7 +112,7 @@ def test_the_formula_has_the_numbers_of_the_head(model):
     written = " ".join(latex.value for latex in page.latex)
     assert f"= {float(q @ k):.3f}" in written
     assert f"= {float(q @ k) / 32**0.5:.3f}" in written
-    assert r"\sqrt{32}" in written
+    assert rf"\sqrt{{32}}}} = {32**-0.5:.4f}" in written
     assert "black" not in written
 
 
