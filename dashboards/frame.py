@@ -32,6 +32,8 @@ def show(page: Page) -> None:
 @st.fragment
 def _explorer(page: Page) -> None:
     """Everything below the prompt; a click in it draws only this part anew."""
+    if not st.session_state.get("prompt_problem") and _prompt_is_old():
+        st.rerun()
     try:
         seen = focus(state.selection())
         _selection(seen)
@@ -46,6 +48,12 @@ def _explorer(page: Page) -> None:
             f"details, under {number}. What you chose is kept."
         )
     state.write_url()
+
+
+def _prompt_is_old() -> bool:
+    """Whether something below the prompt, such as a template, has chosen another one."""
+    chosen, drawn = state.selection(), st.session_state
+    return drawn.get("text_box") != chosen.text or drawn.get("bos") != chosen.prepend_bos
 
 
 def _prompt() -> None:

@@ -25,8 +25,7 @@ from interp.model.tokens import visible
 WHAT = {"prompts": "two prompts", "models": "two models"}
 MEASURES = {"moved": "attention that moved", "divergence": "divergence"}
 VIEWS = {"difference": "Difference", "both": "Side by side"}
-N_HEADS = 10
-N_TOKENS = 10
+N_HEADS = N_TOKENS = 10
 # Tokens up to which a chart of a whole pattern is made for files.
 LEGIBLE = 60
 

@@ -142,6 +142,7 @@ def use_pair(chosen: PromptPair) -> None:
         layer=None, head=None,
     )  # fmt: skip
     state.set_option("patching.corrupted", chosen.corrupted, "")
+    state.set_option("patching.cell", "", "")
 
 
 def settings() -> tuple[str, str, bool, str]:

@@ -246,3 +246,15 @@ def test_nothing_is_wider_than_the_window(open_url, width: int) -> None:
     expect(picture(page, "pattern")).to_be_visible()
     inner = page.locator("[data-testid=stMain]").evaluate("e => [e.scrollWidth, e.clientWidth]")
     assert inner[0] <= inner[1]
+
+
+def test_a_template_below_the_prompt_also_changes_the_prompt(open_url):
+    page = open_url("/patching")
+    expect(picture(page, "patching")).to_be_visible()
+    page.get_by_role("button", name="Indirect object", exact=True).click()
+    expect(page.locator("textarea").first).to_have_value(re.compile(" to$"))
+    expect(chosen(page, "figure_cell")).to_contain_text("This cell: resid_pre")
+    x, y = point_at(page, "patching", 1, 2)
+    page.mouse.click(x, y)
+    expect(page).to_have_url(re.compile(r"patching\.cell=1\.-\.2"))
+    expect(chosen(page, "figure_cell")).to_contain_text("This cell: resid_pre at L1, position 2")
