@@ -1,6 +1,6 @@
 """The form that collects a new store, and the way to begin work on any store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,9 +16,9 @@ from dashboards.glossary import MEANING
 from dashboards.jobs import Report
 from dashboards.measurements import store
 from dashboards.measurements.store import Done, Place, Request
-from dashboards.readings import store as readings
 from dashboards.service import service
 from interp.errors import InterpError
+from interp.store.preflight import Preflight
 from interp.store.preparing import DtypeChoice
 
 HOOKS = {
@@ -65,8 +65,12 @@ def act(place: Place, work: Callable[[Report], Done]) -> None:
         st.session_state["store_problem"] = str(error)
 
 
-def new_store(focus: Focus, root: Path) -> None:
-    """Collect more: what it takes is shown before anything is written."""
+def new_store(focus: Focus, root: Path, told: Callable[[Preflight], Sequence[str]]) -> None:
+    """Collect more: what it takes is shown before anything is written.
+
+    Args:
+        told: Says in words what it takes.
+    """
     st.markdown("**Collect a new store**")
     with st.grid(2, min_column_width=230):
         name = state.option("store.new", "sentences")
@@ -112,7 +116,7 @@ def new_store(focus: Focus, root: Path) -> None:
     )  # fmt: skip
     if job is None:
         return
-    for paragraph in readings.costs(job.result):
+    for paragraph in told(job.result):
         st.markdown(paragraph)
     st.button(
         "Collect", key="collect", type="primary", on_click=begin_to_collect,

@@ -60,7 +60,7 @@ def page(focus: Focus) -> None:
     if chosen:
         one_store(focus, root, chosen)
     st.divider()
-    new_store(focus, root)
+    new_store(focus, root, readings.costs)
 
 
 def list_of_stores(root: Path, table: pd.DataFrame, chosen: str) -> Figure:
