@@ -3,10 +3,11 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -29,12 +30,10 @@ class OpenPage(Protocol):
         ...
 
 
-@pytest.fixture
-def chromium_page() -> Iterator[OpenPage]:
-    """Open a page in a colour scheme; any error in it, and any request to a server, fails the test.
-
-    `server` is the address of the one server that may be asked. Skipped where no Chromium is
-    installed, unless INTERP_REQUIRE_CHROMIUM is set.
+@contextmanager
+def launched_chromium() -> Iterator[Browser]:
+    """A Chromium; the test is skipped where none is installed, unless INTERP_REQUIRE_CHROMIUM is
+    set.
     """
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
@@ -42,10 +41,20 @@ def chromium_page() -> Iterator[OpenPage]:
         if os.environ.get("INTERP_REQUIRE_CHROMIUM"):
             pytest.fail(reason)
         pytest.skip(reason)
-    problems: list[str] = []
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def chromium_page() -> Iterator[OpenPage]:
+    """Open a page in a colour scheme; any error in it, and any request to a server, fails the test.
+
+    `server` is the address of the one server that may be asked.
+    """
+    problems: list[str] = []
+    with launched_chromium() as browser:
 
         def open_page(
             scheme: Literal["light", "dark"] = "light", *, server: str = "", width: int = 1280
@@ -62,5 +71,4 @@ def chromium_page() -> Iterator[OpenPage]:
             return page
 
         yield open_page
-        browser.close()
     assert not problems
