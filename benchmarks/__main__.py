@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import engine, reading, store, sweeps
+from benchmarks import dashboard, engine, reading, store, sweeps
 from benchmarks import rows as models
 from benchmarks.rows import Row
 
 GROUPS = models.GROUPS | sweeps.GROUPS | engine.GROUPS | store.GROUPS | reading.GROUPS
+GROUPS |= dashboard.GROUPS
 
 
 def main(
