@@ -69,7 +69,7 @@ def sweep(
         raise PromptError(f"of is {of!r}; use 'heads' or 'mlps'.")
     base = BaseRun(model, model.as_batch(tokens), metric)
     point: Point = "z" if of == "heads" else "mlp_out"
-    values = replacements(model, base.batch, point, kind, reference, seed)
+    values = replacements(model, base.batch, [point], kind, reference, seed)[point]
     n_positions = base.batch.tokens.shape[1]
     everywhere = range(n_positions)
     heads = range(model.cfg.n_heads) if of == "heads" else None
@@ -209,33 +209,39 @@ def _replacements_of(
     reference: Prompt | None, seed: int,
 ) -> dict[Point, Values]:  # fmt: skip
     """What is put at the points that these components write; of none, what z would get."""
-    points: set[Point] = {"mlp_out" if part == "mlp" else "z" for _, part in components}
-    return {
-        point: replacements(model, batch, point, kind, reference, seed) for point in points or {"z"}
-    }
+    parts = {part for _, part in components}
+    points: list[Point] = []
+    if parts - {"mlp"}:
+        points.append("z")
+    if "mlp" in parts:
+        points.append("mlp_out")
+    return replacements(model, batch, points or ["z"], kind, reference, seed)
 
 
 def replacements(
-    model: HookedGPT2, tokens: TokenBatch, point: str, kind: str, reference: Prompt | None,
-    seed: int,
-) -> Values:  # fmt: skip
-    """What takes the place of a value, at every position of the tokens, for each layer."""
+    model: HookedGPT2, tokens: TokenBatch, points: Sequence[Point], kind: str,
+    reference: Prompt | None, seed: int,
+) -> dict[Point, Values]:  # fmt: skip
+    """What takes the place of these values, at every position of the tokens, for each layer."""
     if kind not in get_args(Kind):
         raise PromptError(f"There is no ablation {kind!r}; use {', '.join(get_args(Kind))}.")
-    shape = tokens.tokens.shape
     if kind == "zero":
         if reference is not None:
             raise PromptError("Zero ablation takes no reference.")
-        cfg = model.cfg
-        width = (cfg.n_heads, cfg.d_head) if point == "z" else (cfg.d_model,)
-        nothing = torch.zeros((), dtype=cfg.dtype, device=cfg.device)
-        return [nothing.expand(*shape, *width)] * cfg.n_layers
+        return {point: _nothing(model, tokens, point) for point in points}
     batch = tokens if reference is None else model.as_batch(reference)
     layers = range(model.cfg.n_layers)
-    names = [full_name(point, layer) for layer in layers]
+    names = [full_name(point, layer) for point in points for layer in layers]
     _, cache = model.run_with_cache(batch, names_filter=names, return_type=None)
     take = _chosen_rows(kind, tokens, batch, seed)
-    return [take(cache[point, layer]) for layer in layers]
+    return {point: [take(cache[point, layer]) for layer in layers] for point in points}
+
+
+def _nothing(model: HookedGPT2, tokens: TokenBatch, point: Point) -> Values:
+    cfg = model.cfg
+    width = (cfg.n_heads, cfg.d_head) if point == "z" else (cfg.d_model,)
+    nothing = torch.zeros((), dtype=cfg.dtype, device=cfg.device)
+    return [nothing.expand(*tokens.tokens.shape, *width)] * cfg.n_layers
 
 
 def _chosen_rows(

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from dashboards.measurements.basics import Tokens
 from dashboards.measurements.references import reference
-from interp import ablation, metrics
+from interp import ablation, metrics, predictions
 from interp.ablation import component_name
 from interp.branches import Component
 from interp.metrics import Metric, logit_diff
 from interp.model.gpt2 import HookedGPT2
-from interp.model.hooks import HookFunction, NamesFilter
-from interp.predictions import before_and_after
 from interp.progress import Progress, no_progress
 
 Chosen = tuple[Component, ...]
@@ -46,21 +44,6 @@ def _reference(
     return None if kind == "zero" else reference(model, tokens, source, seed)
 
 
-def _hooks(
-    model: HookedGPT2, tokens: Tokens, chosen: Chosen, kind: str, source: str, seed: int
-) -> list[tuple[NamesFilter, HookFunction]]:
-    given = _reference(model, tokens, kind, source, seed)
-    return ablation.replacing_hooks(model, [list(tokens)], chosen, kind, reference=given, seed=seed)
-
-
-def next_tokens(
-    model: HookedGPT2, tokens: Tokens, chosen: Chosen, kind: str, source: str, seed: int
-) -> pd.DataFrame:
-    """The ten most probable tokens of either run: `before`, `after` and their ranks."""
-    hooks = _hooks(model, tokens, chosen, kind, source, seed)
-    return before_and_after(model, [list(tokens)], hooks)
-
-
 def judged_by(model: HookedGPT2, tokens: Tokens, answers: tuple[int, int]) -> dict[str, Metric]:
     """What the ablated run is judged by; the loss where the prompt predicts something."""
     judges = {
@@ -73,19 +56,29 @@ def judged_by(model: HookedGPT2, tokens: Tokens, answers: tuple[int, int]) -> di
     return judges
 
 
-def measures(
+def before_and_after(
     model: HookedGPT2, tokens: Tokens, chosen: Chosen, kind: str, source: str, seed: int,
     answers: tuple[int, int],
-) -> pd.DataFrame:  # fmt: skip
-    """`measure`, `before`, `after`, `change` and `unit` of what `judged_by` names."""
-    hooks = _hooks(model, tokens, chosen, kind, source, seed)
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """What the chosen parts are needed for.
+
+    Returns:
+        The ten most probable next tokens of either run, as of
+        `interp.predictions.before_and_after`; and `measure`, `before`, `after`, `unit` and
+        `change` of what `judged_by` names.
+    """
+    given = _reference(model, tokens, kind, source, seed)
+    hooks = ablation.replacing_hooks(
+        model, [list(tokens)], chosen, kind, reference=given, seed=seed
+    )
     ids = torch.tensor([tokens])
     runs = {"before": model(ids), "after": model.run_with_hooks(ids, hooks)}
     rows = []
     for name, metric in judged_by(model, tokens, answers).items():
         values = {run: float(metric(logits)) for run, logits in runs.items()}
         rows.append({"measure": name} | values | {"unit": metric.unit})
-    return pd.DataFrame(rows).assign(change=lambda table: table["after"] - table["before"])
+    measures = pd.DataFrame(rows).assign(change=lambda table: table["after"] - table["before"])
+    return predictions.before_and_after(model, ids, hooks), measures
 
 
 def interplay(

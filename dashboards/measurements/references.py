@@ -8,7 +8,7 @@ from dashboards.measurements.basics import Tokens
 from interp import prompts
 from interp.model.gpt2 import HookedGPT2
 
-POSITIONS = 600
+POSITIONS = 300
 """Of all reference prompts together, about: they are run once for each question."""
 FEWEST, MOST = 4, 32
 

@@ -45,7 +45,7 @@ def next_tokens(table: pd.DataFrame, chosen: list[str]) -> list[str]:
     """Whether the model still says the same.
 
     Args:
-        table: As of `measurements.ablation.next_tokens`.
+        table: As of `interp.predictions.before_and_after`.
     """
     before = table.loc[table["rank_before"].idxmin()]
     after = table.loc[table["rank_after"].idxmin()]

@@ -169,7 +169,7 @@ def hooks_code(focus: Focus, asked: tuple) -> str:
 
 def next_tokens(focus: Focus, chosen: list[str], asked: tuple) -> Figure:
     """The most probable next tokens, before and after."""
-    table = focus.ask(ablation.next_tokens, focus.tokens, *asked)
+    table, _ = focus.ask(ablation.before_and_after, focus.tokens, *asked, focus.answers)
     code = (
         f"{hooks_code(focus, asked)}"
         "table = interp.predictions.before_and_after(model, tokens, hooks)"
@@ -198,7 +198,7 @@ def next_tokens(focus: Focus, chosen: list[str], asked: tuple) -> Figure:
 
 def measures(focus: Focus, asked: tuple) -> Figure:
     """Logit difference, probability and loss."""
-    table = focus.ask(ablation.measures, focus.tokens, *asked, focus.answers)
+    _, table = focus.ask(ablation.before_and_after, focus.tokens, *asked, focus.answers)
     loss = "loss on the prompt" in set(table["measure"])
     code = (
         f"import pandas\n\n{hooks_code(focus, asked)}"

@@ -44,7 +44,7 @@ def options(model: interp.HookedGPT2, kind: str, seed: int = 0) -> dict:
     """What the library is given for a kind of ablation on the first prompt."""
     if kind == "zero":
         return {}
-    return {"reference": interp.prompts.other_sentences(model, 30, 20, seed=seed), "seed": seed}
+    return {"reference": interp.prompts.other_sentences(model, 15, 20, seed=seed), "seed": seed}
 
 
 def metric(model: interp.HookedGPT2) -> metrics.Metric:
@@ -260,9 +260,9 @@ def test_what_takes_the_place_is_said(seen: Focus) -> None:
     kinds = get_args(ablation.Kind)
     said = {kind: readings.replacement(kind, "sentences", 5, seen) for kind in kinds}
     assert "by nothing" in said["zero"]
-    assert "over all positions of 30 reference prompts (other sentences, seed 5)" in said["mean"]
-    assert "same position of 30 reference prompts" in said["positional mean"]
-    assert "of one prompt, drawn from 30" in said["resample"]
+    assert "over all positions of 15 reference prompts (other sentences, seed 5)" in said["mean"]
+    assert "same position of 15 reference prompts" in said["positional mean"]
+    assert "of one prompt, drawn from 15" in said["resample"]
 
 
 def test_next_tokens_and_single_effects_are_put_into_words() -> None:

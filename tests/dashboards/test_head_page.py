@@ -125,7 +125,7 @@ def test_without_the_head_is_its_ablation(model: interp.HookedGPT2) -> None:
     found = table(opened("head", head__below="without"), "without").set_index("kind")
     metric = interp.metrics.logit_diff(*map(model.to_single_token, (" black", " white")))
     tokens = model.to_tokens(SEED_TEXT)
-    others = interp.prompts.other_sentences(model, 30, tokens.shape[1])
+    others = interp.prompts.other_sentences(model, 15, tokens.shape[1])
     for kind, reference in (("zero", None), ("mean", others)):
         swept = interp.ablation.sweep(model, tokens, metric, kind, reference=reference)
         effect = swept["effect"].sel(layer=1, head=2).item()
