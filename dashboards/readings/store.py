@@ -52,7 +52,7 @@ def costs(found: Preflight) -> list[str]:
     says = [
         f"{found.n_documents:,} documents, {found.n_tokens:,} tokens: {found.n_rows:,} rows of "
         f"{len(found.hooks)} hooks, **{decimal(found.n_bytes)}**{free}, about {seconds} "
-        "(h:mm:ss). Nothing is written yet."
+        "(h:mm:ss). Nothing is written before you collect."
     ]
     if found.large_hooks:
         says.append(
@@ -89,7 +89,7 @@ def _deleted(left: list[str]) -> str:
 
 def _collected(found: Status) -> str:
     if found.is_complete:
-        return f"Complete: {found.n_committed} units, {found.n_tokens_committed:,} tokens."
+        return f"Complete: all units are committed, {found.n_tokens_committed:,} tokens."
     return (
         f"{found.n_committed} of {found.n_planned} units are there; {len(found.failed)} were given "
         "up. Resume tries them again."

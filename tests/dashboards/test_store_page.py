@@ -135,7 +135,7 @@ def test_collecting_shows_its_size_before_anything_is_written(root: Path, tiny: 
     assert f"{costs.n_rows:,} rows of 4 hooks" in texts(page)
     page.button(key="collect").click().run()
     ended(page)
-    assert "Complete: 1 units" in texts(page)
+    assert "Complete: all units are committed" in texts(page)
     entry = catalogue.entry(root, "study/one")
     assert (entry.state, entry.n_documents, entry.n_rows) == ("complete", 12, costs.n_rows)
     shards = (root / "study/one/data").rglob("*.safetensors")
