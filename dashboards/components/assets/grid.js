@@ -97,10 +97,10 @@ class Grid extends Picture {
     context.globalAlpha = 1;
   }
 
-  fitted(context, label) {
-    if (context.measureText(label).width <= 150) return label;
-    const characters = [...label];
-    while (characters.length && context.measureText(`${characters.join("")}…`).width > 150)
+  fitted(context, label, room = 150) {
+    if (context.measureText(label).width <= room) return label;
+    const characters = [...label].slice(0, 60);
+    while (characters.length && context.measureText(`${characters.join("")}…`).width > room)
       characters.pop();
     return `${characters.join("")}…`;
   }
@@ -122,8 +122,8 @@ class Grid extends Picture {
         context.beginPath();
         context.rect(this.x(column), this.y(row), this.cell - line, this.high - line);
         context.clip();
-        context.fillText(words[row][column], this.x(column) + this.cell / 2,
-          this.y(row) + this.high / 2);
+        context.fillText(this.fitted(context, words[row][column], this.cell - 4),
+          this.x(column) + this.cell / 2, this.y(row) + this.high / 2);
         context.restore();
       }),
     );
