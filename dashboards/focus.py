@@ -116,7 +116,7 @@ def answer_id(model: HookedGPT2, text: str) -> int:
         if number.isascii() and number.isdigit() and int(number[:9]) < model.cfg.d_vocab_out:
             return int(number)
         raise PromptError(f"An answer is a number from 0 to {model.cfg.d_vocab_out - 1} here.")
-    if not text.startswith((" ", "\n", "<")):
+    if text[:1].isalnum():
         ids = model.tokenizer.encode(f" {text}")
         if len(ids) == 1:
             return ids[0]

@@ -51,6 +51,11 @@ def test_an_answer_typed_without_its_space_is_read_with_it() -> None:
     assert (seen.piece(seen.target), seen.piece(seen.wrong)) == (" white", " black")
 
 
+def test_punctuation_is_read_as_it_is_typed() -> None:
+    seen = focus(chosen(target=".", wrong=","))
+    assert (seen.piece(seen.target), seen.piece(seen.wrong)) == (".", ",")
+
+
 def test_what_cannot_be_had_is_said_and_the_rest_is_kept() -> None:
     seen = focus(chosen(query=900, layer=40, head=2, target="supercalifragilistic", key=3))
     assert (seen.key, seen.head) == (3, 2)
