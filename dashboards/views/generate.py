@@ -217,8 +217,8 @@ def use_as_prompt(text: str) -> None:
 def look_into(before: str, token: str, other: str) -> None:
     """Ask the attention page about one step."""
     state.change(text=before, query=None, key=None, layer=None, head=None)
-    # An answer typed without a space is read with one, so only these can be named.
-    named = (text if text.startswith(" ") else "" for text in (token, other))
+    # A word typed without a space is read with one, so such a token cannot be named.
+    named = ("" if text[:1].isalnum() else text for text in (token, other))
     state.change(**dict(zip(("target", "wrong"), named, strict=True)))
     pages.go_to("attention")
 
