@@ -35,22 +35,18 @@ def page(focus: Focus) -> None:
         "ablation.chosen", "Taken out", list(known), (focus.name,),
         help="Heads and MLPs whose output is replaced. The map below does the same by click.",
     )  # fmt: skip
+    asked = (tuple(known[name] for name in chosen), kind, source, seed)
     with st.grid(2, min_column_width=430, gap="medium") as panes:
         with panes.cell():
             component_map(focus, chosen, kind, source, seed)
-        if chosen:
-            asked = (tuple(known[name] for name in chosen), kind, source, seed)
-            with panes.cell():
-                show_figure(next_tokens(focus, chosen, asked), focus)
-            with panes.cell():
+            if chosen:
                 show_figure(measures(focus, asked), focus)
-            with panes.cell():
                 show_figure(interplay(focus, asked), focus)
-        else:
-            with panes.cell():
-                st.markdown(
-                    "Nothing is taken out. Click a cell of the map, or choose from the list."
-                )
+        with panes.cell():
+            if chosen:
+                show_figure(next_tokens(focus, chosen, asked), focus)
+            else:
+                st.markdown("Nothing is taken out. Click on the map, or choose from the list.")
     with st.container(horizontal=True):
         pages.link("attention", "Cut single attention edges")
         pages.link("head", f"See what {focus.name} does")

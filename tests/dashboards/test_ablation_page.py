@@ -19,7 +19,7 @@ from interp.model.config import ModelConfig
 from interp.model.saving import save_huggingface
 from tests.dashboards.pages import check_figures, figures, grid, opened, shown, side, texts
 
-FIGURES = ["singles", "next_tokens", "measures", "interplay"]
+FIGURES = ["singles", "measures", "interplay", "next_tokens"]
 CHOSEN = [(0, "mlp"), (1, 2), (3, 1)]
 TOLERANCE = 1e-3
 HOSTILE = "</script> $x$ **b** :red[x] `a` ``` \u200b \u202e א 🐈"
@@ -142,7 +142,7 @@ def test_every_figure_is_reproduced_by_its_python(given: dict[str, str]) -> None
 
 def test_a_prompt_of_one_token_has_no_loss() -> None:
     page = opened("ablation", text="a", bos="0", ablation__kind="resample")
-    assert check_figures(page, only=FIGURES[2:]) == FIGURES[2:]
+    assert check_figures(page, only=FIGURES[1:3]) == FIGURES[1:3]
     assert "loss on the prompt" not in table(page, "measures")["measure"].tolist()
 
 
