@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
+from tokenizers import Tokenizer as Backend
 
 import interp
 from benchmarks.rows import Row
-from dashboards.pages import FIRST, SECTIONS
-from dashboards.state import SEED_TEXT
 
 CHANGE_SECONDS, LARGE_SECONDS, FIRST_PAGE_SECONDS = 0.3, 1.0, 3.0
 """Goals: of a change with the embedded model, with GPT-2 small's shape, and of the first page."""
+D_VOCAB = 50257
+"""Of GPT-2."""
 PATIENCE = 60_000
 """Milliseconds."""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -58,8 +59,8 @@ def served(*arguments: str) -> Iterator[str]:
     """`interp dashboard`; its address as soon as it answers."""
     command = [sys.executable, "-m", "interp", "dashboard", "--port", "8760", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         url = next(word for word in process.stdout.readline().split() if word.startswith("http"))
         while True:
             try:
@@ -116,12 +117,17 @@ def dashboard(repeats: int) -> Iterator[Row]:
 
 
 def large(folder: str) -> str:
-    """A random model of GPT-2 small's shape that reads the embedded model's tokens."""
+    """A random model of GPT-2 small's shape, with the embedded model's tokens and many others."""
+    small = interp.load().tokenizer
+    assert small is not None
+    backend = Backend.from_str(small.backend.to_str())
+    backend.add_tokens([f"<unused {i}>" for i in range(D_VOCAB - len(small))])
     cfg = interp.ModelConfig(
-        n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=50257, n_ctx=1024
+        n_layers=12, n_heads=12, d_model=768, d_mlp=3072, d_vocab=D_VOCAB, n_ctx=1024
     )
-    interp.save_huggingface(interp.HookedGPT2(cfg, interp.load().tokenizer), Path(folder, "model"))
-    return str(Path(folder, "model"))
+    path = Path(folder, "model")
+    interp.save_huggingface(interp.HookedGPT2(cfg, interp.Tokenizer(backend)), path)
+    return str(path)
 
 
 def changes(page: Page, url: str, which: str, goal: float) -> Iterator[Row]:
@@ -134,7 +140,7 @@ def changes(page: Page, url: str, which: str, goal: float) -> Iterator[Row]:
 
 def token_changes(page: Page) -> Iterator[float]:
     """Seconds to show each token's row."""
-    n_tokens = len(interp.load().to_tokens(SEED_TEXT)[0])
+    n_tokens = page.locator(".st-key-token_strip button").count()
     for index in [i for i in range(6, n_tokens) if i != 13]:
         act = TOKEN.format(index=index)
         yield page.evaluate(CHANGE, [act, MAP, f"{index} to"])
@@ -163,16 +169,16 @@ def page_changes(page: Page, url: str, repeats: int) -> list[float]:
     """Seconds to show each page, from a click in the menu."""
     page.goto(url)
     settle(page)
-    entries = [entry for section in SECTIONS.values() for entry in section]
+    links = page.locator("[data-testid=stSidebarNavLink]")
+    paths = links.evaluate_all("links => links.map((link) => [link.pathname, link.innerText])")
     seconds = []
     for _ in range(repeats):
-        for entry in [*entries[1:], entries[0]]:
-            path = "/" if entry.name == FIRST else f"/{entry.name}"
+        for path, title in [*paths[1:], paths[0]]:
             act = (
                 '[...document.querySelectorAll("[data-testid=stSidebarNavLink]")]'
                 f'.find((link) => link.pathname === "{path}").click()'
             )
-            seconds.append(page.evaluate(CHANGE, [act, "h4", entry.title]))
+            seconds.append(page.evaluate(CHANGE, [act, "h4", title]))
             page.wait_for_timeout(200)
     return seconds
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+import xarray as xr
 
 from dashboards.jobs import Job
 from dashboards.measurements import basics
@@ -19,10 +20,14 @@ from dashboards.state import SEED_TEXT, Selection
 from interp.errors import PromptError
 from interp.model.config import ModelConfig
 from interp.model.gpt2 import HookedGPT2
+from interp.predictions import answer_name, token_name
 
 SEED_EDGE = ("cat", "black")
 """Query and key of the first prompt."""
 SEED_ANSWERS = (" black", " white")
+
+KEPT_BYTES = 32 * 2**20
+"""Of all patterns of one prompt, up to which they are kept together."""
 
 Answer = TypeVar("Answer")
 
@@ -69,7 +74,18 @@ class Focus:
 
     def piece(self, token_id: int) -> str:
         """The text of a token, or of a class of a classifier."""
-        return basics.piece(self.model, token_id)
+        return answer_name(self.model, token_id)
+
+    def row(self, query: int) -> xr.DataArray:
+        """How one query divides its attention, over (`layer`, `head`, `key_pos`)."""
+        return row(self.loaded, self.tokens, query)
+
+    def pattern(self, layer: int, head: int) -> xr.DataArray:
+        """One head's pattern, over (`query_pos`, `key_pos`)."""
+        if _are_kept(self.cfg, len(self.tokens)):
+            every = self.ask(basics.of_all_heads, self.tokens)
+            return every.sel(layer=layer, head=head, drop=True)
+        return self.ask(basics.of_head, self.tokens, layer, head)
 
     def ask(self, question: Callable[..., Answer], *arguments: Hashable) -> Answer:
         """A question to the model, remembered; see `service.Service.answer`."""
@@ -78,6 +94,18 @@ class Focus:
     def start(self, question: Callable[..., object], *arguments: Hashable) -> Job:
         """A long question, in the background."""
         return service().start(self.loaded, question, *arguments)
+
+
+def row(loaded: Loaded, tokens: Tokens, query: int) -> xr.DataArray:
+    """How one query divides its attention, over (`layer`, `head`, `key_pos`)."""
+    if _are_kept(loaded.model.cfg, len(tokens)):
+        return service().answer(loaded, basics.of_all_heads, tokens).sel(query_pos=query, drop=True)
+    return service().answer(loaded, basics.row, tokens, query)
+
+
+def _are_kept(cfg: ModelConfig, n_positions: int) -> bool:
+    """Whether all patterns of a prompt are computed once, and kept."""
+    return 4 * cfg.n_layers * cfg.n_heads * n_positions**2 <= KEPT_BYTES
 
 
 def tokens_of(model: HookedGPT2, text: str, prepend_bos: bool) -> Tokens:
@@ -147,13 +175,14 @@ def focus(selection: Selection) -> Focus:
     )
     before = max(query - 1, 0) if seed_key is None else seed_key
     key = within(selection.key, "key position", n, before)
-    layer, head = service().answer(loaded, basics.heaviest_head, tokens, query, min(key, query))
+    heads = row(loaded, tokens, query).isel(key_pos=min(key, query)).argmax(("layer", "head"))
+    layer, head = int(heads["layer"]), int(heads["head"])
     if selection.layer is not None and selection.head is None:
         head = 0
     layer = within(selection.layer, "layer", cfg.n_layers, layer)
     head = within(selection.head, "head", cfg.n_heads, head)
     target, wrong = _answers(loaded, tokens, selection, notices)
-    pieces = tuple(basics.piece(model, token) for token in tokens)
+    pieces = tuple(token_name(model, token) for token in tokens)
     return Focus(
         loaded, selection.text, selection.prepend_bos, tokens, pieces, query, key, layer, head,
         target, wrong, tuple(notices),

@@ -13,7 +13,6 @@ from dashboards.components.token_strip import token_strip
 from dashboards.examples import EXAMPLES
 from dashboards.focus import Focus, focus, tokens_of
 from dashboards.glossary import MEANING
-from dashboards.measurements import basics
 from dashboards.service import service
 from interp.errors import InterpError
 from interp.model.tokens import visible
@@ -119,8 +118,7 @@ def _use_bos() -> None:
 
 def _selection(seen: Focus) -> None:
     """The tokens, and what is chosen of them; the same on every page."""
-    weights = seen.ask(basics.row, seen.tokens, seen.query)
-    own = weights.sel(layer=seen.layer, head=seen.head).values
+    own = seen.row(seen.query).sel(layer=seen.layer, head=seen.head).values
     labels = [visible(piece) for piece in seen.pieces]
     token_strip(
         labels, seen.tokens, own.tolist(), query=seen.query, key_position=seen.key,

@@ -60,7 +60,7 @@ def launch(
     """
     if store is not None and not store.is_dir():
         raise InterpError(f"There is no folder {store} for activation stores; make it first.")
-    service.begin(model, store.resolve() if store else None).loaded(model)
+    service.begin(model, store.resolve() if store else None)
     chosen = free_port(port)
     said(f"http://{HOST}:{chosen}")
     doors = [Middleware(TrustedHostMiddleware, OWN_HOSTS), Middleware(OwnOriginOnly)]

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cache, partial, singledispatch
+from functools import partial, singledispatch
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -203,17 +203,22 @@ class Service:
         return int(self._answers.currsize)
 
 
-@cache
+_begun: list[Service] = []
+"""The service of this process, once there is one."""
+
+
 def service() -> Service:
-    """The service of this process, with what `begin` was given."""
-    return Service(**_settings)
+    """The service of this process; one of the embedded model if none was begun."""
+    return _begun[0] if _begun else begin()
 
 
-_settings: dict[str, Any] = {}
+def begin(first_model: str = EMBEDDED, store_root: Path | None = None) -> Service:
+    """Set the service up and load its model, before the first page.
 
-
-def begin(first_model: str, store_root: Path | None) -> Service:
-    """Set the service up; before the first page."""
-    _settings.update(first_model=first_model, store_root=store_root)
-    service.cache_clear()
-    return service()
+    Raises:
+        InterpError: the model cannot be loaded; what was there before stays.
+    """
+    made = Service(first_model, store_root)
+    made.loaded(first_model)
+    _begun[:] = [made]
+    return made

@@ -3,6 +3,7 @@
 The URL holds only what differs from the defaults, so that a link says what is special about it.
 """
 
+import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -15,6 +16,8 @@ SEED_TEXT = "I love the color black, I hope someday to have a cat like that. The
 MAX_JOBS = 8
 """Kept by one session."""
 NUMBERS = ("query", "key", "layer", "head")
+LATE_SECONDS = 1.5
+"""How long a browser may take to show a change."""
 HIGHEST = 10**6
 """No position, layer or head is beyond it."""
 
@@ -111,8 +114,22 @@ def enter(page: str) -> None:
 def shows(key: str, value: object) -> None:
     """Let the widget that follows show a value, without taking away what is being typed."""
     st.session_state.setdefault("shown", set()).add(key)
-    if key not in st.session_state or st.session_state[key] != value:
+    if key not in st.session_state:
         st.session_state[key] = value
+    elif st.session_state[key] != value:
+        replaced = st.session_state.setdefault("replaced", {})
+        replaced[key] = (st.session_state[key], time.monotonic())
+        st.session_state[key] = value
+
+
+def is_late(key: str) -> bool:
+    """Whether a widget sends what it showed until a moment ago, and nobody chose just now.
+
+    A page that draws itself anew while its browser has not yet got the last change sends the old
+    values along.
+    """
+    old, when = st.session_state.get("replaced", {}).get(key, (None, 0.0))
+    return st.session_state[key] == old and time.monotonic() - when < LATE_SECONDS
 
 
 def write_url() -> None:

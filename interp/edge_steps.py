@@ -18,7 +18,7 @@ from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import Hook, block_name
 from interp.model.tokens import Prompt, TokenBatch
-from interp.predictions import token_name
+from interp.predictions import answer_name
 from interp.results import provenance, token_names
 
 SOURCES = ("this key", "all keys")
@@ -119,7 +119,7 @@ def written(
     values = {}
     for name, largest in (("promoted", True), ("suppressed", False)):
         top = logits.topk(n, dim=-1, largest=largest)
-        texts = [[token_name(model, i) for i in row] for row in top.indices.tolist()]
+        texts = [[answer_name(model, i) for i in row] for row in top.indices.tolist()]
         values[name] = (("source", "rank"), texts)
         values[f"{name}_logit"] = (("source", "rank"), top.values.numpy(force=True))
     return xr.Dataset(

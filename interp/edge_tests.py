@@ -24,7 +24,7 @@ from interp.model.formula import at_least_float32
 from interp.model.gpt2 import HookedGPT2
 from interp.model.hooks import HookFunction, NamesFilter
 from interp.model.tokens import Prompt
-from interp.predictions import token_name
+from interp.predictions import answer_name
 from interp.progress import Progress, no_progress
 from interp.results import provenance
 from interp.statistics import Interval, bootstrap_mean
@@ -113,7 +113,7 @@ def _measured(
         for name, measure in measures.items():
             measured[name].append(measure(logits).tolist())
         top = at_least_float32(logits[:, 0]).softmax(dim=-1).max(dim=-1)
-        measured["next_token"].append([token_name(model, i) for i in top.indices.tolist()])
+        measured["next_token"].append([answer_name(model, i) for i in top.indices.tolist()])
         measured["next_probability"].append(top.values.tolist())
     return {name: (("condition", "example"), rows) for name, rows in measured.items()}
 
@@ -289,7 +289,7 @@ def swaps(
             "token_id": ids,
             "token": [_name(model, i) for i in ids],
             "weight": cache[pattern][:, head, query, key].tolist(),
-            "next_token": [token_name(model, i) for i in top.indices.tolist()],
+            "next_token": [answer_name(model, i) for i in top.indices.tolist()],
             "next_probability": top.values.tolist(),
         }
     )

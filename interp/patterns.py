@@ -103,6 +103,20 @@ def of_head(model: HookedGPT2, tokens: Prompt, layer: int, head: int) -> xr.Data
     return _labelled(model, batch, weights, dims, layer=layer, head=head)
 
 
+@torch.no_grad()
+def of_all_heads(model: HookedGPT2, tokens: Prompt) -> xr.DataArray:
+    """Every head's whole pattern: over (`layer`, `head`, `query_pos`, `key_pos`).
+
+    It has layers x heads x positions² numbers; for long prompts the other functions need less.
+
+    Raises:
+        PromptError: more than one prompt.
+    """
+    batch = _one_prompt(model, tokens)
+    weights = _reduced(model, batch, lambda pattern: pattern)
+    return _labelled(model, batch, weights, ("layer", "head", "query_pos", "key_pos"))
+
+
 def top_edges(
     model: HookedGPT2, tokens: Prompt, layer: int, head: int, *, n: int = 10, first_key: int = 1
 ) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def predictions(
     top = final.topk(min(n_top, final.shape[-1]), dim=-1)
     values = {"token_id": top.indices, "logit": top.values}
     values["prob"] = final.softmax(dim=-1).gather(1, top.indices)
-    names = [[token_name(model, i) for i in row] for row in top.indices.tolist()]
+    names = [[answer_name(model, i) for i in row] for row in top.indices.tolist()]
     dims = ("example", "rank")
     ds = xr.Dataset(
         {name: (dims, value.numpy(force=True)) for name, value in values.items()}
@@ -85,7 +85,7 @@ def before_and_after(
         f"rank_{name}": 1 + (run[None] > run[ids, None]).sum(dim=1)
         for name, run in (("before", before), ("after", after))
     }
-    names = {"token_id": ids.tolist(), "token": [token_name(model, i) for i in ids.tolist()]}
+    names = {"token_id": ids.tolist(), "token": [answer_name(model, i) for i in ids.tolist()]}
     return pd.DataFrame(names | {name: own.numpy(force=True) for name, own in columns.items()})
 
 
@@ -100,9 +100,14 @@ def _next_probabilities(
 
 
 def token_name(model: HookedGPT2, token_id: int) -> str:
-    """The text of a token; "class 1" of a classifier; the id where there is no tokenizer."""
-    if model.cfg.n_classes is not None:
-        return f"class {token_id}"
+    """The text of a token that the model reads; the id where there is no tokenizer."""
     if model.tokenizer is None or token_id >= len(model.tokenizer):
         return f"<{token_id}>"
     return model.tokenizer.piece(token_id)
+
+
+def answer_name(model: HookedGPT2, answer_id: int) -> str:
+    """The text of a token that the model says; "class 1" of a classifier."""
+    if model.cfg.n_classes is not None:
+        return f"class {answer_id}"
+    return token_name(model, answer_id)

@@ -208,6 +208,7 @@ ROWS = (
             "dashboards.examples",
             "dashboards.measurements",
             "dashboards.measurements.basics",
+            "dashboards.measurements.costs",
             "dashboards.measurements.references",
             "dashboards.measurements.*",
             "dashboards.focus",

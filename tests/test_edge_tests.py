@@ -10,7 +10,7 @@ from interp.ablation import zero_heads
 from interp.edge_tests import ALL_HEADS, AS_IS, CONDITIONS, CONTROL, ONE_HEAD, SWAPPED, ZEROED
 from interp.errors import InterpError, PromptError
 from interp.metrics import logit_diff
-from interp.predictions import token_name
+from interp.predictions import answer_name
 from interp.statistics import Interval, bootstrap_mean
 from interp.tiny.language import held_out_examples
 
@@ -57,7 +57,7 @@ def test_probabilities_and_next_tokens_are_those_of_the_run(random_gpt2, found):
     as_is = found.sel(condition=AS_IS)
     assert as_is["probability"].values == pytest.approx(probs[[0, 1], ANSWERS].numpy(), abs=1e-6)
     assert as_is["next_probability"].values == pytest.approx(probs.max(dim=-1).values.numpy())
-    names = [token_name(random_gpt2, int(i)) for i in probs.argmax(dim=-1)]
+    names = [answer_name(random_gpt2, int(i)) for i in probs.argmax(dim=-1)]
     assert as_is["next_token"].values.tolist() == names
 
 
@@ -161,7 +161,7 @@ def test_swaps_are_runs_of_the_changed_prompt(random_gpt2):
         weight = float(patterns.of_head(random_gpt2, changed, 1, 2)[4, 2])
         assert row.weight == pytest.approx(weight, abs=1e-6)
         best = random_gpt2(changed)[0, -1].softmax(dim=-1).max(dim=-1)
-        assert row.next_token == token_name(random_gpt2, int(best.indices))
+        assert row.next_token == answer_name(random_gpt2, int(best.indices))
         assert row.next_probability == pytest.approx(float(best.values), abs=1e-6)
     with pytest.raises(PromptError, match="one prompt, got 2"):
         edge_tests.swaps(random_gpt2, TOKENS, (1, 2, 4, 2), [6])

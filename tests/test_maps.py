@@ -221,7 +221,10 @@ def test_a_difference_of_patterns_is_drawn_around_zero() -> None:
     )  # fmt: skip
     assert maps.place_labels(ds) == ["0 a", "1 b / x", "4 c"]
     chart = maps.pattern_difference(ds, "L0H1")
-    assert chart.to_dict()["encoding"]["color"]["scale"] == {"scheme": "purpleorange", "domain": [-0.5, 0.5]}
+    assert chart.to_dict()["encoding"]["color"]["scale"] == {
+        "scheme": "purpleorange",
+        "domain": [-0.5, 0.5],
+    }
     cells = {(c["query"], c["key"]): c["change"] for c in rows(chart)}
     assert len(cells) == 6
     assert cells["4 c", "1 b / x"] == -0.5

@@ -63,6 +63,12 @@ def test_a_head_is_its_whole_pattern(model, tokens, cached):
     assert (pattern.attrs["layer"], pattern.attrs["head"]) == (2, 1)
 
 
+def test_all_heads_are_every_pattern(model, tokens, cached):
+    every = patterns.of_all_heads(model, tokens)
+    assert every.dims == ("layer", "head", "query_pos", "key_pos")
+    assert every.values == pytest.approx(cached, abs=CLOSE)
+
+
 def test_an_edge_is_compared_with_its_row(model, tokens, cached):
     ds = patterns.edge(model, tokens, 7, 3)
     rows = cached[:, :, 7, :8]

@@ -55,7 +55,12 @@ def write(
 ) -> None:
     """One line of text."""
     state.shows(key, value)
-    st.text_input(label, key=key, on_change=_then(key, change), help=help, placeholder=placeholder)
+
+    def used() -> None:
+        if not state.is_late(key):
+            change(st.session_state[key])
+
+    st.text_input(label, key=key, on_change=used, help=help, placeholder=placeholder)
 
 
 def choose(

@@ -17,11 +17,6 @@ from interp.model.gpt2 import HookedGPT2
 from interp.progress import Progress, no_progress
 
 Chosen = tuple[Component, ...]
-CHEAP = 6e9
-"""Parameters x components x tokens up to which every single ablation is made without asking:
-always with the embedded model."""
-PER_SECOND = 2e11
-"""The same, done by two processor cores in a second; measured with GPT-2 small."""
 N_DRAWS = 16
 """Of a resampling, to see how much the drawn prompt matters."""
 
@@ -31,11 +26,6 @@ def components(model: HookedGPT2) -> dict[str, Component]:
     parts = [*range(model.cfg.n_heads), "mlp"]
     layers = range(model.cfg.n_layers)
     return {component_name(layer, part): (layer, part) for layer in layers for part in parts}
-
-
-def work(model: HookedGPT2, tokens: Tokens) -> float:
-    """Size of the single ablations; compare with `CHEAP`."""
-    return float(model.cfg.n_params * len(components(model)) * len(tokens))
 
 
 def _reference(

@@ -7,24 +7,35 @@ from dashboards.measurements.basics import Tokens
 from interp import attention, patterns
 from interp.metrics import logit_diff
 from interp.model.gpt2 import HookedGPT2
+from interp.progress import Progress, no_progress
 
 
 def edge_effects(
-    model: HookedGPT2, tokens: Tokens, query: int, key: int, answers: tuple[int, int]
-) -> pd.DataFrame:
+    model: HookedGPT2, tokens: Tokens, query: int, key: int, answers: tuple[int, int], *,
+    progress: Progress = no_progress,
+) -> pd.DataFrame:  # fmt: skip
     """One edge in every head: `layer`, `head`, `weight`, `rank`, `lift`, `effect`."""
-    ds = attention.edge_effects(model, [list(tokens)], query, key, logit_diff(*answers))
+    metric = logit_diff(*answers)
+    ds = attention.edge_effects(model, [list(tokens)], query, key, metric, progress=progress)
     return ds.isel(example=0, drop=True).to_dataframe().reset_index()
+
+
+def edge_weights(model: HookedGPT2, tokens: Tokens, query: int, key: int) -> pd.DataFrame:
+    """The same without effects, and the weight on the `first_token`."""
+    return patterns.edge(model, [list(tokens)], query, key).to_dataframe().reset_index()
+
+
+def edge_effect(
+    model: HookedGPT2, tokens: Tokens, edge: tuple[int, int, int, int], answers: tuple[int, int]
+) -> float:
+    """What cutting one edge (layer, head, query, key) does to the logit difference."""
+    ds = attention.knockout_each(model, [list(tokens)], [edge], logit_diff(*answers))
+    return ds["effect"].item()
 
 
 def measures(model: HookedGPT2, tokens: Tokens) -> pd.DataFrame:
     """`patterns.MEASURES` of every head: `layer`, `head`, and a column each."""
     return patterns.measures(model, [list(tokens)]).to_dataframe().reset_index()
-
-
-def of_head(model: HookedGPT2, tokens: Tokens, layer: int, head: int) -> xr.DataArray:
-    """One head's pattern over (`query_pos`, `key_pos`)."""
-    return patterns.of_head(model, [list(tokens)], layer, head)
 
 
 def thumbnails(model: HookedGPT2, tokens: Tokens) -> xr.DataArray:

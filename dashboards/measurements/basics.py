@@ -8,7 +8,6 @@ from interp import patterns
 from interp.metrics import logit_diff
 from interp.model.gpt2 import HookedGPT2
 from interp.predictions import predictions as next_tokens
-from interp.predictions import token_name
 
 Tokens = tuple[int, ...]
 """Token ids of one prompt."""
@@ -19,21 +18,19 @@ def predictions(model: HookedGPT2, tokens: Tokens) -> pd.DataFrame:
     return next_tokens(model, [list(tokens)]).to_dataframe().reset_index()
 
 
-def heaviest_head(model: HookedGPT2, tokens: Tokens, query: int, key: int) -> tuple[int, int]:
-    """Layer and head with the largest weight from a query to a key."""
-    weights = patterns.row(model, [list(tokens)], query).isel(key_pos=key)
-    found = weights.argmax(dim=("layer", "head"))
-    return int(found["layer"]), int(found["head"])
-
-
-def piece(model: HookedGPT2, token_id: int) -> str:
-    """The text of a token, or of a class."""
-    return token_name(model, token_id)
-
-
 def row(model: HookedGPT2, tokens: Tokens, query: int) -> xr.DataArray:
     """One query's weights in every head."""
     return patterns.row(model, [list(tokens)], query)
+
+
+def of_head(model: HookedGPT2, tokens: Tokens, layer: int, head: int) -> xr.DataArray:
+    """One head's pattern over (`query_pos`, `key_pos`)."""
+    return patterns.of_head(model, [list(tokens)], layer, head)
+
+
+def of_all_heads(model: HookedGPT2, tokens: Tokens) -> xr.DataArray:
+    """Every head's pattern over (`layer`, `head`, `query_pos`, `key_pos`)."""
+    return patterns.of_all_heads(model, [list(tokens)])
 
 
 def logit_difference(model: HookedGPT2, tokens: Tokens, answers: tuple[int, int]) -> float:

@@ -16,7 +16,7 @@ from interp import differences, patterns
 from interp.errors import PromptError
 from interp.metrics import logit_diff
 from interp.model.gpt2 import HookedGPT2
-from interp.predictions import token_name
+from interp.predictions import answer_name
 
 
 class Other(NamedTuple):
@@ -85,7 +85,7 @@ def logit_differences(
     ids: tuple[int, ...] = answers
     if not differences.same_vocabulary(model, second):
         try:
-            ids = tuple(second.to_single_token(token_name(model, i)) for i in answers)
+            ids = tuple(second.to_single_token(answer_name(model, i)) for i in answers)
         except PromptError:
             return _difference(model, tokens, answers), None
     return _difference(model, tokens, answers), _difference(second, other.tokens, ids)

@@ -12,7 +12,7 @@ from interp import causal_facts, differences, effects, pairs, patching, prompts,
 from interp.errors import PromptError
 from interp.metrics import logit_diff
 from interp.model.gpt2 import HookedGPT2
-from interp.predictions import token_name
+from interp.predictions import answer_name
 from interp.progress import Progress
 from interp.prompts import PromptPair
 from interp.sites import HEAD_SITES, STREAM_SITES
@@ -84,7 +84,7 @@ class Cost(NamedTuple):
 
 def colour_swap(model: HookedGPT2, text: str, answers: Answers) -> PromptPair | None:
     """The prompt with another colour: of the answers where it has them; `None` without colours."""
-    names = [token_name(model, answer).strip() for answer in answers]
+    names = [answer_name(model, answer).strip() for answer in answers]
     for chosen in ({"colour": names[0], "instead": names[1]}, {}):
         try:
             return prompts.colour_swapped(model, text, **chosen)

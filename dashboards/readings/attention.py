@@ -10,6 +10,10 @@ from interp.patterns import MEASURES
 
 SMALL_SHARE = 0.05
 """Of the metric: an effect below it is called small."""
+OTHERS = (
+    "An effect near zero can also mean that other heads carry the same; the ablation lab cuts "
+    "several at once. Next: swap a word in the patching lab."
+)
 
 
 def edge(table: pd.DataFrame, focus: Focus) -> list[str]:
@@ -18,21 +22,10 @@ def edge(table: pd.DataFrame, focus: Focus) -> list[str]:
     Args:
         table: As of `measurements.attention.edge_effects`.
     """
-    query, key = code(focus.pieces[focus.query]), code(focus.pieces[focus.key])
     heaviest = table.loc[table["weight"].idxmax()]
     strongest = table.loc[table["effect"].abs().idxmax()]
     name, other = (f"L{row.layer:.0f}H{row['head']:.0f}" for row in (heaviest, strongest))
-    even = 1 / (focus.query + 1)
-    if heaviest.weight < max(STRONG, 2 * even):
-        first = (
-            f"No head looks hard from {query} to {key}: the most is {heaviest.weight:.3f}, in "
-            f"{name}, and even attention would give {even:.3f}."
-        )
-    else:
-        first = (
-            f"{name} looks hardest from {query} to {key}: weight {heaviest.weight:.3f}, "
-            f"{heaviest.lift:.1f} times even attention, rank {heaviest['rank']:.0f} in its row."
-        )
+    first = _looks(heaviest, focus)
     second = (
         f"Cutting this edge changes the logit difference most in {other}: "
         f"{strongest.effect:+.2f} logits at weight {strongest.weight:.3f}."
@@ -41,11 +34,38 @@ def edge(table: pd.DataFrame, focus: Focus) -> list[str]:
         second += " Here the heaviest edge is also the one that matters most."
     else:
         second += f" The heaviest one, {name}, has {heaviest.effect:+.2f}: weight is not effect."
-    third = (
-        "An effect near zero can also mean that other heads carry the same; the ablation lab cuts "
-        "several at once. Next: swap a word in the patching lab."
+    return [f"{first} {second}", OTHERS]
+
+
+def edge_in_one_head(table: pd.DataFrame, effect: float, focus: Focus) -> list[str]:
+    """Where the edge is heavy, and what cutting it in the chosen head does.
+
+    Args:
+        table: As of `measurements.attention.edge_weights`.
+        effect: In logits.
+    """
+    heaviest = table.loc[table["weight"].idxmax()]
+    own = table.query(f"layer == {focus.layer} and head == {focus.head}")["weight"].item()
+    second = (
+        f"Cutting this edge in {focus.name}, where its weight is {own:.3f}, changes the logit "
+        f"difference by {effect:+.2f} logits; the effect in every head is another number to choose."
     )
-    return [f"{first} {second}", third]
+    return [f"{_looks(heaviest, focus)} {second}", OTHERS]
+
+
+def _looks(heaviest: pd.Series, focus: Focus) -> str:
+    """Which head looks hardest along the edge, if any does."""
+    query, key = code(focus.pieces[focus.query]), code(focus.pieces[focus.key])
+    name, even = f"L{heaviest.layer:.0f}H{heaviest['head']:.0f}", 1 / (focus.query + 1)
+    if heaviest.weight < max(STRONG, 2 * even):
+        return (
+            f"No head looks hard from {query} to {key}: the most is {heaviest.weight:.3f}, in "
+            f"{name}, and even attention would give {even:.3f}."
+        )
+    return (
+        f"{name} looks hardest from {query} to {key}: weight {heaviest.weight:.3f}, "
+        f"{heaviest.lift:.1f} times even attention, rank {heaviest['rank']:.0f} in its row."
+    )
 
 
 def masked(focus: Focus) -> list[str]:

@@ -52,8 +52,8 @@ def heads(table: pd.DataFrame, total: float, focus: Focus) -> list[str]:
     ]
     return [
         f"All heads together add {share(all_heads, total, max(sizes, abs(total)))} of the logit "
-        f"difference of {total:+.2f}. The largest sum is layer {most}'s, {by_layer[most]:+.2f}. Most "
-        f"{ends[0]}; {ends[1]}. {focus.name} adds {chosen.contribution:+.2f}, place {rank} of "
+        f"difference of {total:+.2f}. The largest sum is layer {most}'s, {by_layer[most]:+.2f}. "
+        f"Most {ends[0]}; {ends[1]}. {focus.name} adds {chosen.contribution:+.2f}, place {rank} of "
         f"{len(table)} by size.",
         DIRECT,
     ]

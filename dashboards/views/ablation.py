@@ -12,7 +12,7 @@ from dashboards.components.long_work import long_work
 from dashboards.focus import Focus
 from dashboards.frame import show
 from dashboards.glossary import MEANING
-from dashboards.measurements import ablation, basics
+from dashboards.measurements import ablation, basics, costs
 from dashboards.measurements.references import reference_code, sources
 from dashboards.readings import ablation as readings
 from interp import charts
@@ -74,16 +74,14 @@ def settings(focus: Focus) -> tuple[str, str, int]:
 def component_map(focus: Focus, chosen: list[str], kind: str, source: str, seed: int) -> None:
     """Every head and MLP: what each does alone, and which are chosen."""
     asked = (focus.tokens, kind, source, seed, focus.answers)
-    work = ablation.work(focus.model, focus.tokens)
-    if work <= ablation.CHEAP:
+    size = (focus.cfg, len(ablation.components(focus.model)), len(focus.tokens))
+    if costs.work(*size) <= costs.CHEAP:
         table = focus.ask(ablation.singles, *asked)
     else:
-        n = len(ablation.components(focus.model))
-        seconds = work / ablation.PER_SECOND
         job = long_work(
             "singles", (focus.loaded.hash, asked), lambda: focus.start(ablation.singles, *asked),
-            cost=f"What does each of the {n} heads and MLPs do alone? One continuation of the run "
-            f"for each, about {max(1, seconds):.0f} s on two processor cores.",
+            cost=f"What does each of the {size[1]} heads and MLPs do alone? One continuation of "
+            f"the run for each, about {max(1, costs.seconds(*size)):.0f} s on two processor cores.",
             label="Take out each alone",
         )  # fmt: skip
         table = None if job is None else job.result

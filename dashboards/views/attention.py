@@ -7,14 +7,14 @@ from dashboards import state
 from dashboards.components import canvas, controls
 from dashboards.components.figure import Figure
 from dashboards.components.figure import show as show_figure
+from dashboards.components.long_work import long_work
 from dashboards.focus import Focus
 from dashboards.frame import show
 from dashboards.glossary import MEANING
-from dashboards.measurements import attention, basics
+from dashboards.measurements import attention, basics, costs
 from dashboards.readings import attention as readings
 from interp import charts
 from interp.model.tokens import visible
-from interp.patterns import MEASURES
 
 ON_EDGE = {"weight": "weight of the edge", "effect": "effect of cutting it"}
 NAMES = {
@@ -35,7 +35,9 @@ def page(focus: Focus) -> None:
     """The explorer."""
     with st.grid(2, min_column_width=430, gap="medium") as panes:
         with panes.cell():
-            show_figure(head_map(focus), focus)
+            figure = head_map(focus)
+            if figure is not None:
+                show_figure(figure, focus)
         with panes.cell():
             show_figure(pattern(focus), focus)
     view = controls.choose(
@@ -49,51 +51,97 @@ def choose_head(layer: int, head: int) -> None:
     state.change(layer=layer, head=head)
 
 
-def head_map(focus: Focus) -> Figure:
-    """One number per head."""
+def head_map(focus: Focus) -> Figure | None:
+    """One number per head; none while it is being computed."""
     name = controls.choose("attention.measure", "Number per head", NAMES)
-    query, key = focus.query, focus.key
-    if name in ON_EDGE and key > query:
+    if name not in ON_EDGE:
+        return measure_map(focus, name)
+    if focus.key > focus.query:
         nothing = pd.DataFrame({"layer": [], "head": [], name: []})
-        code = f'table = pandas.DataFrame({{"layer": [], "head": [], "{name}": []}})'
+        code = (
+            f'import pandas\n\ntable = pandas.DataFrame({{"layer": [], "head": [], "{name}": []}})'
+        )
         return Figure(
-            "head_map", "Masked: the key is after the query", nothing, f"import pandas\n\n{code}",
+            "head_map", "Masked: the key is after the query", nothing, code,
             readings.masked(focus), draw=lambda: st.empty(),
         )  # fmt: skip
-    if name in ON_EDGE and query > 0:
-        table = focus.ask(attention.edge_effects, focus.tokens, query, key, focus.answers)
-        code = (
-            f"ds = interp.attention.edge_effects(model, tokens, {query}, {key}, metric)\n"
-            "table = ds.isel(example=0, drop=True).to_dataframe().reset_index()"
-        )
-        title = f"{NAMES[name].capitalize()}, {query} to {key}"
-        reading = readings.edge(table, focus)
-    else:
-        name = name if name in MEASURES else "self"
-        table = focus.ask(attention.measures, focus.tokens)
-        code = "table = interp.patterns.measures(model, tokens).to_dataframe().reset_index()"
-        title = f"{NAMES[name].capitalize()}, by head"
-        reading = readings.measure(table, name)
+    if focus.query == 0:
+        return measure_map(focus, "self")
+    size = (focus.cfg, focus.cfg.n_layers * focus.cfg.n_heads, len(focus.tokens) - focus.query)
+    asked = (focus.tokens, focus.query, focus.key, focus.answers)
+    if costs.work(*size) <= costs.CHEAP:
+        return effect_map(focus, name, focus.ask(attention.edge_effects, *asked))
+    if name == "weight":
+        return weight_map(focus)
+    job = long_work(
+        "edge_effects", (focus.loaded.hash, asked),
+        lambda: focus.start(attention.edge_effects, *asked),
+        cost=f"What does cutting this edge do in each of the {size[1]} heads? About "
+        f"{max(1, costs.seconds(*size)):.0f} s on two processor cores.",
+        label="Cut it in each head",
+    )  # fmt: skip
+    return None if job is None else effect_map(focus, name, job.result)
+
+
+def effect_map(focus: Focus, name: str, table: pd.DataFrame) -> Figure:
+    """The edge's weight, or what cutting it does, in every head."""
+    code = (
+        f"ds = interp.attention.edge_effects(model, tokens, {focus.query}, {focus.key}, metric)\n"
+        "table = ds.isel(example=0, drop=True).to_dataframe().reset_index()"
+    )
+    return drawn_map(focus, name, on_edge(focus, name), table, code, readings.edge(table, focus))
+
+
+def weight_map(focus: Focus) -> Figure:
+    """The edge's weight in every head, and what cutting it does in the chosen one."""
+    query, key = focus.query, focus.key
+    table = focus.ask(attention.edge_weights, focus.tokens, query, key)
+    edge = (focus.layer, focus.head, query, key)
+    effect = focus.ask(attention.edge_effect, focus.tokens, edge, focus.answers)
+    code = (
+        f"ds = interp.patterns.edge(model, tokens, {query}, {key})\n"
+        "table = ds.to_dataframe().reset_index()"
+    )
+    reading = readings.edge_in_one_head(table, effect, focus)
+    return drawn_map(focus, "weight", on_edge(focus, "weight"), table, code, reading)
+
+
+def measure_map(focus: Focus, name: str) -> Figure:
+    """A measure of every head's pattern on this prompt."""
+    table = focus.ask(attention.measures, focus.tokens)
+    code = "table = interp.patterns.measures(model, tokens).to_dataframe().reset_index()"
+    title = f"{NAMES[name].capitalize()}, by head"
+    return drawn_map(focus, name, title, table, code, readings.measure(table, name))
+
+
+def on_edge(focus: Focus, name: str) -> str:
+    """Title of a map of the chosen edge."""
+    return f"{ON_EDGE[name].capitalize()}, {focus.query} to {focus.key}"
+
+
+def drawn_map(
+    focus: Focus, name: str, title: str, table: pd.DataFrame, code: str, reading: list[str]
+) -> Figure:
+    """One number per head, to click on."""
     signed = name == "effect"
+    limit = None if name in ("effect", "distance") else 1.0
     values = table.pivot(index="layer", columns="head", values=name).to_numpy()
-    whole = name not in ("effect", "distance")
 
     def draw() -> None:
         canvas.grid(
             values, rows=[str(n) for n in range(focus.cfg.n_layers)],
             columns=[str(n) for n in range(focus.cfg.n_heads)], row_title="layer",
             column_title="head", label=title, key="head_map_grid",
-            scheme="signed" if signed else "amount", limit=1.0 if whole else None,
+            scheme="signed" if signed else "amount", limit=limit,
             unit="logits" if signed else "", marked=(focus.layer, focus.head),
             on_pick=choose_head,
         )  # fmt: skip
 
-    def chart() -> charts.alt.Chart:
-        return charts.head_map(table, name, title, signed=signed, limit=1.0 if whole else None)
-
     return Figure(
-        "head_map", title, table, code, reading, chart, draw, MEANING["effect"] if signed else None
-    )
+        "head_map", title, table, code, reading,
+        lambda: charts.head_map(table, name, title, signed=signed, limit=limit), draw,
+        MEANING["effect"] if signed else None,
+    )  # fmt: skip
 
 
 def pattern(focus: Focus) -> Figure:
@@ -103,7 +151,7 @@ def pattern(focus: Focus) -> Figure:
         help="Many heads rest on the first token. Hidden, the other weights get the whole range of "
         "colours; rows then no longer sum to 1.",
     )  # fmt: skip
-    array = focus.ask(attention.of_head, focus.tokens, focus.layer, focus.head)
+    array = focus.pattern(focus.layer, focus.head)
     weights = array.values.copy()
     above = [[key > query for key in range(len(weights))] for query in range(len(weights))]
     weights[above] = float("nan")

@@ -13,7 +13,7 @@ from dashboards.components.figure import show as show_figure
 from dashboards.focus import Focus, tokens_of
 from dashboards.frame import show
 from dashboards.glossary import MEANING
-from dashboards.measurements import attention, compare, patching
+from dashboards.measurements import compare, patching
 from dashboards.measurements.compare import Other
 from dashboards.readings import compare as readings
 from dashboards.service import service
@@ -197,7 +197,7 @@ def most_changed(focus: Focus, other: Other, measure: str) -> Figure:
 
 def both_patterns(focus: Focus, other: Other) -> list[Figure]:
     """The chosen head in A and in B."""
-    first = focus.ask(attention.of_head, focus.tokens, focus.layer, focus.head)
+    first = focus.pattern(focus.layer, focus.head)
     second = focus.ask(compare.pattern, other, focus.layer, focus.head)
     lines = f"{other_code(focus, other)}\n"
     return [

@@ -8,7 +8,7 @@ from dashboards.components.figure import show as show_figure
 from dashboards.components.prose import code
 from dashboards.focus import Focus
 from dashboards.frame import show
-from dashboards.measurements import basics, start
+from dashboards.measurements import start
 from dashboards.readings import start as readings
 from interp import charts
 
@@ -46,8 +46,7 @@ def first_result(focus: Focus) -> Figure:
     """The answer with and without the chosen edge."""
     layer, head, query, key = focus.layer, focus.head, focus.query, focus.key
     table = focus.ask(start.cut_edge, focus.tokens, layer, head, query, key, focus.answers)
-    weights = focus.ask(basics.row, focus.tokens, query)
-    weight = float(weights.sel(layer=layer, head=head, key_pos=key))
+    weight = float(focus.row(query).sel(layer=layer, head=head, key_pos=key))
     lines = (
         "import pandas\n\n"
         f"runs = {{\n    'edge cut in L{layer}H{head}': [({layer}, {head}, {query}, {key})],\n"

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 import interp
 from dashboards.focus import Focus, focus
 from dashboards.measurements import ablation as measurements
+from dashboards.measurements import costs
 from dashboards.readings import ablation as readings
 from dashboards.state import SEED_TEXT
 from interp import ablation, metrics
@@ -186,8 +187,9 @@ def test_a_large_model_is_asked_before_each_part_is_taken_out(
     cfg = ModelConfig(n_layers=2, n_heads=2, d_model=256, d_mlp=8192, d_vocab=40_000, n_ctx=64)
     large = interp.HookedGPT2(cfg, seed=0)
     tokens = tuple(range(1, 61))
-    assert measurements.work(large, tokens) > measurements.CHEAP
-    assert measurements.work(model, tuple(range(256))) < measurements.CHEAP
+    n_parts = len(measurements.components(model))
+    assert costs.work(large.cfg, 6, len(tokens)) > costs.CHEAP
+    assert costs.work(model.cfg, n_parts, model.cfg.n_ctx) < costs.CHEAP
     save_huggingface(large, tmp_path / "model")
     page = opened("ablation", model=str(tmp_path / "model"), text=" ".join(map(str, tokens)))
     assert figures(page) == FIGURES[1:]

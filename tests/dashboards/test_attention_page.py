@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 import interp
+from dashboards import focus as focuses
+from dashboards.measurements import costs
 from dashboards.readings import attention as readings
 from dashboards.state import SEED_TEXT
-from tests.dashboards.pages import check_figures, grid, opened, texts
+from tests.dashboards.pages import check_figures, figures, grid, opened, texts
 
 CAT, BLACK = 13, 5
 
@@ -94,6 +96,36 @@ def test_the_first_queries_have_a_page(query: str) -> None:
 
 def test_a_prompt_of_one_token_has_a_page() -> None:
     assert check_figures(opened("attention", text="a", bos="0")) != []
+
+
+def test_a_large_model_shows_weights_at_once_and_asks_before_it_cuts_everywhere(
+    model: interp.HookedGPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "CHEAP", 0.0)
+    page = opened("attention")
+    assert check_figures(page, only=["head_map"]) == ["head_map"]
+    said = texts(page)
+    assert "L1H2 looks hardest from `·cat` to `·black`: weight 0.900" in said
+    assert "Cutting this edge in L1H2, where its weight is 0.900" in said
+    assert "-15.26 logits" in said
+    page = opened("attention", attention__measure="effect")
+    assert figures(page) == ["pattern", "edges"]
+    page.button(key="start_edge_effects").click().run()
+    page.run()
+    answers = [model.to_single_token(word) for word in (" black", " white")]
+    metric = interp.metrics.logit_diff(*answers)
+    ds = interp.attention.edge_effects(model, SEED_TEXT, CAT, BLACK, metric)
+    effects = ds["effect"].isel(example=0).values
+    np.testing.assert_allclose(grid(page, "head_map_grid")["values"], effects, atol=1e-4)
+
+
+def test_long_prompts_keep_no_pattern_of_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = opened("attention", query="9")
+    monkeypatch.setattr(focuses, "KEPT_BYTES", 0)
+    alone = opened("attention", query="9")
+    for key in ("head_map_grid", "pattern_grid"):
+        expected, measured = (grid(page, key)["values"] for page in (kept, alone))
+        np.testing.assert_allclose(measured, expected, atol=1e-6)
 
 
 def test_the_reading_names_the_head_that_matters() -> None:

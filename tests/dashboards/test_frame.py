@@ -100,6 +100,17 @@ def test_widgets_change_the_selection() -> None:
     assert page.text_input(key="target").value == " red"
 
 
+def test_an_answer_that_a_browser_sends_late_is_not_taken_for_a_choice() -> None:
+    page = opened("attention")
+    page.button(key="example_indirect object").click().run()
+    assert page.text_input(key="target").value == " Mary"
+    page.text_input(key="target").set_value(" black").run()
+    assert selected(page).target == " Mary"
+    assert page.text_input(key="target").value == " Mary"
+    page.text_input(key="target").set_value(" John").run()
+    assert selected(page).target == " John"
+
+
 def test_an_answer_of_several_tokens_is_said_and_the_page_goes_on() -> None:
     page = opened("attention")
     page.text_input(key="target").set_value("supercalifragilistic").run()

@@ -64,7 +64,8 @@ def world() -> Iterator[World]:
     yield world
     for job in world.jobs:
         job.stop()
-        world.gate.release(8)
+    world.gate.release(1 + 4 * len(world.jobs))
+    for job in world.jobs:
         assert job.wait(SECONDS)
 
 
