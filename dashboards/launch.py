@@ -1,8 +1,10 @@
 """Start the dashboard's server with safe settings, from any directory."""
 
 import errno
+import gc
 import socket
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
@@ -11,6 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dashboards import service
 from dashboards.doorkeeper import OwnOriginOnly
+from dashboards.pages import SECTIONS
 from dashboards.settings import HOST, OWN_HOSTS, SETTINGS
 from interp.errors import ConfigError, InterpError
 
@@ -61,8 +64,22 @@ def launch(
     if store is not None and not store.is_dir():
         raise InterpError(f"There is no folder {store} for activation stores; make it first.")
     service.begin(model, store.resolve() if store else None)
+    load_pages()
     chosen = free_port(port)
     said(f"http://{HOST}:{chosen}")
     doors = [Middleware(TrustedHostMiddleware, OWN_HOSTS), Middleware(OwnOriginOnly)]
     app = st.App(Path(__file__).with_name("app.py"), middleware=doors)
     app.run(config=SETTINGS | {"server.port": chosen})
+
+
+def load_pages() -> None:
+    """Import what the pages need now, and spare the collector the work of looking at it again.
+
+    Streamlit collects garbage after each run of a page. With all that PyTorch and others bring,
+    that took longer than the page itself; what is frozen is not looked at.
+    """
+    for section in SECTIONS.values():
+        for page in section:
+            import_module(f"dashboards.views.{page.name}")
+    gc.collect()
+    gc.freeze()
