@@ -99,7 +99,8 @@ class Focus:
 def row(loaded: Loaded, tokens: Tokens, query: int) -> xr.DataArray:
     """How one query divides its attention, over (`layer`, `head`, `key_pos`)."""
     if _are_kept(loaded.model.cfg, len(tokens)):
-        return service().answer(loaded, basics.of_all_heads, tokens).sel(query_pos=query, drop=True)
+        every = service().answer(loaded, basics.of_all_heads, tokens)
+        return every.sel(query_pos=query, drop=True).assign_attrs(query=query)
     return service().answer(loaded, basics.row, tokens, query)
 
 

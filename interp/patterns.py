@@ -73,8 +73,16 @@ def edge(model: HookedGPT2, tokens: Prompt, query: int, key: int) -> xr.Dataset:
     Raises:
         PromptError: more than one prompt, a position outside it, or a key after the query.
     """
-    weights = row(model, tokens, query)
-    n = weights.sizes["key_pos"]
+    return edge_of(row(model, tokens, query), key)
+
+
+def edge_of(weights: xr.DataArray, key: int) -> xr.Dataset:
+    """`edge` of a row that is there already.
+
+    Args:
+        weights: As of `row`, with its query.
+    """
+    n, query = weights.sizes["key_pos"], weights.attrs["query"]
     if not 0 <= key < n:
         raise PromptError(f"There is no key position {key}; the prompt has 0-{n - 1}.")
     if key > query:

@@ -20,11 +20,6 @@ def edge_effects(
     return ds.isel(example=0, drop=True).to_dataframe().reset_index()
 
 
-def edge_weights(model: HookedGPT2, tokens: Tokens, query: int, key: int) -> pd.DataFrame:
-    """The same without effects, and the weight on the `first_token`."""
-    return patterns.edge(model, [list(tokens)], query, key).to_dataframe().reset_index()
-
-
 def edge_effect(
     model: HookedGPT2, tokens: Tokens, edge: tuple[int, int, int, int], answers: tuple[int, int]
 ) -> float:

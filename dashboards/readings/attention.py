@@ -41,7 +41,7 @@ def edge_in_one_head(table: pd.DataFrame, effect: float, focus: Focus) -> list[s
     """Where the edge is heavy, and what cutting it in the chosen head does.
 
     Args:
-        table: As of `measurements.attention.edge_weights`.
+        table: As of `interp.patterns.edge`.
         effect: In logits.
     """
     heaviest = table.loc[table["weight"].idxmax()]

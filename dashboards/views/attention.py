@@ -15,6 +15,7 @@ from dashboards.measurements import attention, basics, costs
 from dashboards.readings import attention as readings
 from interp import charts
 from interp.model.tokens import visible
+from interp.patterns import edge_of
 
 ON_EDGE = {"weight": "weight of the edge", "effect": "effect of cutting it"}
 NAMES = {
@@ -95,7 +96,7 @@ def effect_map(focus: Focus, name: str, table: pd.DataFrame) -> Figure:
 def weight_map(focus: Focus) -> Figure:
     """The edge's weight in every head, and what cutting it does in the chosen one."""
     query, key = focus.query, focus.key
-    table = focus.ask(attention.edge_weights, focus.tokens, query, key)
+    table = edge_of(focus.row(query), key).to_dataframe().reset_index()
     edge = (focus.layer, focus.head, query, key)
     effect = focus.ask(attention.edge_effect, focus.tokens, edge, focus.answers)
     code = (
