@@ -44,22 +44,11 @@ def row(model: HookedGPT2, tokens: Prompt, query: int) -> xr.DataArray:
         PromptError: more than one prompt, or a position outside it.
     """
     batch = _one_prompt(model, tokens)
-    _check_position(batch, query, "query")
+    n = batch.tokens.shape[1]
+    if not 0 <= query < n:
+        raise PromptError(f"There is no query position {query}; the prompt has 0-{n - 1}.")
     weights = _reduced(model, batch, lambda pattern: pattern[:, query])
     return _labelled(model, batch, weights, ("layer", "head", "key_pos"), query=query)
-
-
-@torch.no_grad()
-def column(model: HookedGPT2, tokens: Prompt, key: int) -> xr.DataArray:
-    """How much each query attends to one key, in every head: over (`layer`, `head`, `query_pos`).
-
-    Raises:
-        PromptError: more than one prompt, or a position outside it.
-    """
-    batch = _one_prompt(model, tokens)
-    _check_position(batch, key, "key")
-    weights = _reduced(model, batch, lambda pattern: pattern[:, :, key])
-    return _labelled(model, batch, weights, ("layer", "head", "query_pos"), key=key)
 
 
 def edge(model: HookedGPT2, tokens: Prompt, query: int, key: int) -> xr.Dataset:
@@ -256,12 +245,6 @@ def _check_head(model: HookedGPT2, layer: int, head: int) -> None:
             f"There is no head {head} in layer {layer}: layers are 0-{model.cfg.n_layers - 1}, "
             f"heads 0-{model.cfg.n_heads - 1}."
         )
-
-
-def _check_position(batch: TokenBatch, position: int, name: str) -> None:
-    n = batch.tokens.shape[1]
-    if not 0 <= position < n:
-        raise PromptError(f"There is no {name} position {position}; the prompt has 0-{n - 1}.")
 
 
 def _reduced(

@@ -47,14 +47,6 @@ def test_a_row_is_one_query_of_every_head(model, tokens, cached):
     assert row.attrs["query"] == 7
 
 
-def test_a_column_is_one_key_of_every_head(model, tokens, cached):
-    column = patterns.column(model, tokens, 3)
-    assert column.dims == ("layer", "head", "query_pos")
-    assert column.values == pytest.approx(cached[:, :, :, 3], abs=CLOSE)
-    assert column["query_token"].values.tolist() == model.to_str_tokens(tokens[0])
-    assert column.attrs["key"] == 3
-
-
 def test_a_head_is_its_whole_pattern(model, tokens, cached):
     pattern = patterns.of_head(model, tokens, 2, 1)
     assert pattern.dims == ("query_pos", "key_pos")
@@ -190,8 +182,6 @@ def test_what_is_not_there_is_refused(bare):
         patterns.row(bare, one, 4)
     with pytest.raises(PromptError, match="no query position -1"):
         patterns.row(bare, one, -1)
-    with pytest.raises(PromptError, match="no key position 4"):
-        patterns.column(bare, one, 4)
     with pytest.raises(PromptError, match="no key position 4"):
         patterns.edge(bare, one, 2, 4)
     with pytest.raises(PromptError, match="Key 3 comes after query 2"):
