@@ -69,7 +69,10 @@ def launch(
     said(f"http://{HOST}:{chosen}")
     doors = [Middleware(TrustedHostMiddleware, OWN_HOSTS), Middleware(OwnOriginOnly)]
     app = st.App(Path(__file__).with_name("app.py"), middleware=doors)
-    app.run(config=SETTINGS | {"server.port": chosen})
+    try:
+        app.run(config=SETTINGS | {"server.port": chosen})
+    finally:
+        gc.unfreeze()
 
 
 def load_pages() -> None:
