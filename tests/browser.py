@@ -47,28 +47,38 @@ def launched_chromium() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One Chromium for the tests of a file."""
+    with launched_chromium() as browser:
+        yield browser
+
+
 @pytest.fixture
-def chromium_page() -> Iterator[OpenPage]:
+def chromium_page(chromium: Browser) -> Iterator[OpenPage]:
     """Open a page in a colour scheme; any error in it, and any request to a server, fails the test.
 
     `server` is the address of the one server that may be asked.
     """
     problems: list[str] = []
-    with launched_chromium() as browser:
+    pages: list[Page] = []
 
-        def open_page(
-            scheme: Literal["light", "dark"] = "light", *, server: str = "", width: int = 1280
-        ) -> Page:
-            def note_request(request) -> None:
-                own = server and request.url.startswith(f"{server}/")
-                if request.url.startswith("http") and not own:
-                    problems.append(f"request to {request.url}")
+    def open_page(
+        scheme: Literal["light", "dark"] = "light", *, server: str = "", width: int = 1280
+    ) -> Page:
+        def note_request(request) -> None:
+            own = server and request.url.startswith(f"{server}/")
+            if request.url.startswith("http") and not own:
+                problems.append(f"request to {request.url}")
 
-            page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("dialog", lambda dialog: problems.append(f"dialog {dialog.message}"))
-            page.on("request", note_request)
-            return page
+        page = chromium.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(f"dialog {dialog.message}"))
+        page.on("request", note_request)
+        pages.append(page)
+        return page
 
-        yield open_page
+    yield open_page
+    for page in pages:
+        page.close()
     assert not problems

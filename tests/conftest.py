@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.model.gpt2 import HookedGPT2
 from interp.model.tokens import END_OF_TEXT, Tokenizer
-from tests.browser import chromium_page  # noqa: F401  a fixture
+from tests.browser import chromium, chromium_page  # noqa: F401  fixtures
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
