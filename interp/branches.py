@@ -101,7 +101,9 @@ def _parts(base: BaseRun, branch: Branch) -> Iterator[Part]:
     for index, example in enumerate(branch.examples):
         by_reads.setdefault(base.read_sets[example], []).append(index)
     for reads, rows in by_reads.items():
-        edits = [_read_part(base, edit, reads, rows) for edit in branch.edits]
+        # In the order of a run: one layer's end comes before the next one's start, and loses to it.
+        in_order = sorted(branch.edits, key=lambda edit: edit.layer)
+        edits = [_read_part(base, edit, reads, rows) for edit in in_order]
         edits = sorted((e for e in edits if e is not None), key=lambda edit: edit.layer)
         if edits:
             start = min(edit.positions[0] for edit in edits)

@@ -77,6 +77,19 @@ def draw_branch(
     return Branch(cell, tuple(examples), tuple(edits))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_layers_start_wins_over_the_end_of_the_one_before(first: int) -> None:
+    model = random_model(0, 2, 2)
+    batch = TokenBatch(torch.tensor([[3, 5, 7]]), torch.ones(1, 3, dtype=torch.bool))
+    values = torch.randn(2, 1, 1, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    edits = [Edit("resid_pre", 1, (1,), values[0]), Edit("resid_post", 0, (1,), values[1])]
+    edits = [edits[first], edits[1 - first]]
+    metric = metrics.next_token_loss(batch)
+    outcome = evaluate(BaseRun(model, batch, metric), [Branch(0, (0,), tuple(edits))], 1)
+    expected = plain_run(model, batch, edits, [0], metric)
+    assert outcome.values[0] == pytest.approx(expected, abs=TOLERANCE)
+
+
 @hypothesis.settings(max_examples=100, phases=[hypothesis.Phase.generate])
 @given(data=st.data())
 def test_branches_equal_hooked_forward_passes(data: st.DataObject) -> None:
